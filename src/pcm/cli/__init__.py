@@ -1,0 +1,1 @@
+"""pcm, the administrator program: parse, call the API, show. Nothing else."""

@@ -1,0 +1,1 @@
+"""The distribution server: package content and package metadata as immutable static files, and publishing to it."""

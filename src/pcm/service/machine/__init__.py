@@ -1,0 +1,1 @@
+"""The one place that touches the operating system: processes, protected folders, presence, restart, detection."""

@@ -1,0 +1,1 @@
+"""Real fakes and the fleet simulator that ship with the product."""
