@@ -1,0 +1,93 @@
+"""Status reports: what a client tells its site, numbered, chained and signed. The payload of a DSSE envelope.
+
+Written in step 12 (`service.outbox`), taken in by `site.intake`. One result is atomic: exit code, detection and output
+tail together (KB Q138241). A report is accepted if its `seq` is the next one and `prev_sha256` names the payload before it.
+"""
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+
+from pcm.model.assignment import State
+from pcm.model.facts import Facts
+from pcm.model.instruction import Count
+from pcm.model.package import Sha256
+from pcm.protocol import codec
+
+KIND = "pcm.report"
+PAYLOAD_TYPE = "application/vnd.pcm.report+json"
+MAX_BYTES = 512 * 2**10
+MAX_ENVELOPE_BYTES = 768 * 2**10
+MAX_TAIL = 8192
+_Text = Annotated[str, msgspec.Meta(max_length=1000)]
+
+
+class RunResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One attempt at an instruction.
+
+    `exit_code` None: ended by a signal, timed out or unknown. `detected` None: the program has no detection.
+    """
+
+    run: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    started: datetime
+    ended: datetime
+    exit_code: int | None = None
+    exit_class: Annotated[str, msgspec.Meta(max_length=40)] = "failed"
+    timed_out: bool = False
+    detected: bool | None = None
+    output_tail: Annotated[str, msgspec.Meta(max_length=MAX_TAIL)] = ""
+    output_bytes: Count = 0
+
+
+class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A change of state of one assignment. `code` is stable (`trust.rollback`); `reason` is for people."""
+
+    instruction: Annotated[str, msgspec.Meta(max_length=64)]
+    job: Annotated[str, msgspec.Meta(max_length=40)]
+    generation: Annotated[int, msgspec.Meta(ge=1)]
+    state: State
+    at: datetime
+    code: Annotated[str, msgspec.Meta(max_length=80)] = ""
+    reason: _Text = ""
+    result: RunResult | None = None
+
+
+class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that was refused as a whole (an instruction file, a repository, a clock), not one instruction."""
+
+    code: Annotated[str, msgspec.Meta(max_length=80)]
+    at: datetime
+    reason: _Text = ""
+    source: _Text = ""
+    count: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+
+class Report(codec.Document, frozen=True, kw_only=True, omit_defaults=True, tag=KIND):
+    """One status report."""
+
+    site: Annotated[str, msgspec.Meta(max_length=63)]
+    client_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    seq: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+    prev_sha256: Sha256 | None = None
+    boot_id: Annotated[str, msgspec.Meta(max_length=64)]
+    sent: datetime
+    serial: Count = 0  # of the instruction file this client stands on
+    ledger_head: Sha256 | None = None
+    facts: Facts | None = None
+    outcomes: Annotated[tuple[Outcome, ...], msgspec.Meta(max_length=1000)] = ()
+    refusals: Annotated[tuple[Refusal, ...], msgspec.Meta(max_length=100)] = ()
+
+
+def read_report(data: bytes) -> Report:
+    """Parse a report's payload (after its signature was verified).
+
+    Raises:
+        RequestError: `protocol.*`.
+    """
+    return codec.decode(Report, data, max_bytes=MAX_BYTES)
+
+
+def write_report(report: Report) -> bytes:
+    """Bytes of a report, as signed."""
+    return codec.encode(report)
