@@ -1,0 +1,327 @@
+r"""The lines and frames that the privileged side and the transfer process say to each other.
+
+Serves steps 6, 8 and 12: between `client` (privileged, asks) and `transfer` (unprivileged, fetches). Both sides import this
+module and neither believes the other: each line has a largest size, each field a type and a range, each frame a largest
+length. It does no I/O, and never raises anything but `TransferError` for what came from the other side.
+
+The conversation, strictly one request at a time:
+
+    asks      {"configure": {...}}\n                                        once, first
+    answers   {"hello": 1, "hardened": [...]}\n                             once
+    asks      {"id": 1, "method": "GET", "url": ..., ...}\n  + body_length bytes
+    answers   {"id": 1, "status": 200, "headers": {...}}\n                  or {"id": 1, "error": code, "message": text}\n
+              (4-byte big-endian length, that many bytes)*, length 0
+              {"id": 1, "ok": true}\n                                       or {"id": 1, "error": code, "message": text}\n
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from pcm.model.errors import RequestError, Retry, TransferError
+
+MAX_ASK_LINE = 64 * 1024  # request lines: a URL, a few headers
+MAX_ANSWER_LINE = 8 * 1024  # head and trailer lines
+MAX_BODY = 16 * 1024 * 1024  # a request's body: reports and enrolments
+MAX_FRAME = 1024 * 1024
+MAX_URL = 8 * 1024
+MAX_MESSAGE = 400  # characters of an error message that travels
+KEPT_HEADERS = frozenset(
+    ("content-length", "content-range", "content-type", "date", "etag", "last-modified", "location", "retry-after")
+)
+MAX_HEADER_VALUE = 512
+
+# What can be said about bytes that did not arrive, and whether trying again can help.
+CODES: Mapping[str, Retry] = MappingProxyType(
+    {
+        "transfer.unreachable": Retry.ELSEWHERE,
+        "transfer.certificate": Retry.ELSEWHERE,
+        "transfer.refused": Retry.LATER,
+        "transfer.not_found": Retry.ELSEWHERE,
+        "transfer.timeout": Retry.ELSEWHERE,
+        "transfer.too_slow": Retry.ELSEWHERE,
+        "transfer.too_long": Retry.ELSEWHERE,
+        "transfer.truncated": Retry.ELSEWHERE,
+        "transfer.redirected": Retry.ELSEWHERE,
+        "transfer.server_error": Retry.ELSEWHERE,
+        "transfer.protocol": Retry.ELSEWHERE,
+    }
+)
+
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT"))
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}\Z")  # RFC 9110, section 5.6.2
+_HEADER_VALUE = re.compile(r"[\x20-\x7e\t]{0,4096}\Z")
+_URL = re.compile(r"(?:https?|file)://[\x21-\x7e]+\Z")
+
+
+class Request(NamedTuple):
+    """One question to a server, with every limit that its answer must keep.
+
+    Attributes:
+        url: `http://`, `https://` or `file:///`, ASCII, already quoted (see `locations.Location.join`).
+        headers: Names to values; signing headers go here.
+        body: Sent with POST and PUT, at most 16 MiB.
+        max_bytes: Largest answer body in bytes as it travels.
+        total_s: Seconds for everything, from look-up to last byte.
+        min_rate: Bytes a second, averaged over `rate_window_s`, below which the transfer is given up. 0: no such limit.
+        answer_s: Seconds within which the first byte of the answer must be there (`total_s` still holds).
+        offset: Resume here: asks for the range that starts at this byte. Status 200 instead of 206 means 'from the start'.
+        decode: 'zstd': one zstd frame is decoded on the unprivileged side.
+        max_decoded_bytes: Largest decoded body in bytes; counts only with `decode`.
+    """
+
+    url: str
+    method: str = "GET"
+    headers: Mapping[str, str] = MappingProxyType({})
+    body: bytes = b""
+    max_bytes: int = 1024 * 1024
+    total_s: float = 60.0
+    min_rate: int = 128
+    rate_window_s: float = 10.0
+    answer_s: float = 30.0
+    offset: int = 0
+    decode: str | None = None
+    max_decoded_bytes: int = 0
+
+
+class Settings(NamedTuple):
+    """How the transfer process reaches servers; from the client's configuration, never from the environment.
+
+    Attributes:
+        ca_file: PEM file of the authorities to trust for https; None: those of the system.
+        proxy: `http://host:port` for all http and https requests, or None.
+        no_proxy: Hosts reached directly; `.example.org` covers all hosts below it.
+    """
+
+    ca_file: str | None = None
+    proxy: str | None = None
+    no_proxy: tuple[str, ...] = ()
+
+
+class Head(NamedTuple):
+    """What is known of an answer before its body: status and the kept headers, names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+def transfer_error(code: str, message: str) -> TransferError:
+    """Make the error for `code`; unknown codes (a compromised process may say anything) become `transfer.protocol`."""
+    known = code if code in CODES else "transfer.protocol"
+    return TransferError(printable(message, MAX_MESSAGE), code=known, retry=CODES[known])
+
+
+def printable(text: str, most: int) -> str:
+    """Cut `text` to `most` characters and replace what could play tricks in a terminal or a log."""
+    return "".join(c if c.isprintable() else "?" for c in text[:most])
+
+
+def _line(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """Read one JSON object.
+
+    Raises:
+        TransferError: `transfer.protocol`: not one line with one JSON object (too deep nesting included).
+    """
+    try:
+        document = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise transfer_error(
+            "transfer.protocol", "The other side of the transfer pipe sent a line that is not one JSON object."
+        )
+    return document
+
+
+# ---- asking
+
+
+def encode_settings(settings: Settings) -> bytes:
+    """The first line of the conversation."""
+    return _line({"configure": {**settings._asdict(), "no_proxy": list(settings.no_proxy)}})
+
+
+def parse_settings(line: bytes) -> Settings:
+    """Read the first line.
+
+    Raises:
+        TransferError: `transfer.protocol`.
+    """
+    given = parse_line(line).get("configure")
+    if not isinstance(given, dict):
+        raise transfer_error("transfer.protocol", "The first line to the transfer process must configure it.")
+    ca_file, proxy, no_proxy = given.get("ca_file"), given.get("proxy"), given.get("no_proxy", [])
+    texts = [value for value in (ca_file, proxy) if value is not None]
+    if not isinstance(no_proxy, list) or not all(isinstance(text, str) for text in (*texts, *no_proxy)):
+        raise transfer_error(
+            "transfer.protocol", "The configuration of the transfer process has a value of a wrong type."
+        )
+    return Settings(ca_file=ca_file, proxy=proxy, no_proxy=tuple(no_proxy))
+
+
+def encode_request(request_id: int, request: Request) -> bytes:
+    """The request's line and body.
+
+    Raises:
+        RequestError: `request.transfer`: the request itself cannot be sent (bad URL, header, limit).
+    """
+    fault = _fault(request)
+    if fault:
+        raise RequestError(
+            f"This transfer cannot be asked for: {fault} (URL {request.url[:200]!r}).", code="request.transfer"
+        )
+    fields = request._asdict()
+    del fields["body"]
+    fields["headers"] = dict(request.headers)
+    line = _line({"id": request_id, "body_length": len(request.body), **fields})
+    if len(line) > MAX_ASK_LINE:
+        raise RequestError(
+            "This transfer cannot be asked for: its URL and headers are too large.", code="request.transfer"
+        )
+    return line + request.body
+
+
+def parse_request(line: bytes) -> tuple[int, int, Request]:
+    """Read a request's line.
+
+    Returns:
+        The request's id, the length of the body that follows, the request (without its body).
+
+    Raises:
+        TransferError: `transfer.protocol`.
+    """
+    given = parse_line(line)
+    request_id, body_length = given.pop("id", None), given.pop("body_length", None)
+    try:
+        request = Request(**given)
+        fault = _fault(request)
+    except TypeError:
+        request, fault = Request(""), "a missing, unknown or wrongly typed field"
+    if fault is None and not (_is_count(request_id) and _is_count(body_length) and body_length <= MAX_BODY):
+        fault = "its id or the length of its body"
+    if fault:
+        raise transfer_error("transfer.protocol", f"The transfer process cannot read this request: {fault}.")
+    return int(request_id), int(body_length), request
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 10_000_000
+
+
+def _fault(request: Request) -> str | None:
+    """Name what is wrong with a request, or None. Types are looked at too: it may come from JSON."""
+    times = (request.total_s, request.rate_window_s, request.answer_s)
+    counts = (request.max_bytes, request.min_rate, request.offset, request.max_decoded_bytes)
+    checks = {
+        "the URL": isinstance(request.url, str) and len(request.url) <= MAX_URL and bool(_URL.match(request.url)),
+        "the method": request.method in _METHODS,
+        "a header": isinstance(request.headers, Mapping)
+        and len(request.headers) <= 32
+        and all(map(_is_header, request.headers.items())),
+        "the body": isinstance(request.body, bytes) and len(request.body) <= MAX_BODY,
+        "a time limit": all(map(_is_time, times)),
+        "a size limit": all(map(_is_count, counts)),
+        "the encoding": request.decode is None or (request.decode == "zstd" and request.offset == 0),
+    }
+    return next((name for name, holds in checks.items() if not holds), None)
+
+
+def _is_header(item: tuple[object, object]) -> bool:
+    name, value = item
+    return (
+        isinstance(name, str)
+        and isinstance(value, str)
+        and bool(_HEADER_NAME.match(name) and _HEADER_VALUE.match(value))
+    )
+
+
+# ---- answering
+
+
+def encode_hello(hardened: list[str]) -> bytes:
+    """The transfer process's first line: which protections it could put on itself."""
+    return _line({"hello": 1, "hardened": hardened})
+
+
+def parse_hello(line: bytes) -> tuple[str, ...]:
+    """Read the first answer.
+
+    Returns:
+        The names of the protections that hold.
+
+    Raises:
+        TransferError: `transfer.protocol`.
+    """
+    given = parse_line(line)
+    hardened = given.get("hardened")
+    if given.get("hello") != 1 or not isinstance(hardened, list) or len(hardened) > 32:
+        raise transfer_error("transfer.protocol", "The transfer process did not introduce itself.")
+    return tuple(printable(str(name), 40) for name in hardened)
+
+
+def encode_head(request_id: int, head: Head) -> bytes:
+    """The line before the body; headers that nobody asks for stay behind."""
+    kept = {
+        name: printable(value, MAX_HEADER_VALUE)
+        for name, value in head.headers.items()
+        if name in KEPT_HEADERS and value.isascii()
+    }
+    return _line({"id": request_id, "status": head.status, "headers": kept})
+
+
+def encode_end(request_id: int, error: TransferError | None = None) -> bytes:
+    """The line after the body, or instead of everything when nothing could be fetched."""
+    if error is None:
+        return _line({"id": request_id, "ok": True})
+    return _line({"id": request_id, "error": error.code, "message": printable(error.message, MAX_MESSAGE)})
+
+
+def parse_head(line: bytes, request_id: int) -> Head:
+    """Read the line before the body.
+
+    Raises:
+        TransferError: with the code that the transfer process gives, or `transfer.protocol` for nonsense.
+    """
+    given = parse_line(line)
+    _check_turn(given, request_id)
+    status, headers = given.get("status"), given.get("headers")
+    if not _is_count(status) or not 200 <= int(str(status)) <= 599 or not isinstance(headers, dict):
+        raise transfer_error("transfer.protocol", "The transfer process sent a head without a status.")
+    kept = {
+        name: value
+        for name, value in headers.items()
+        if name in KEPT_HEADERS and isinstance(value, str) and len(value) <= MAX_HEADER_VALUE and value.isprintable()
+    }
+    return Head(int(str(status)), kept)
+
+
+def parse_end(line: bytes, request_id: int) -> None:
+    """Read the line after the body; returns when all is well.
+
+    Raises:
+        TransferError: as `parse_head`.
+    """
+    given = parse_line(line)
+    _check_turn(given, request_id)
+    if given.get("ok") is not True:
+        raise transfer_error("transfer.protocol", "The transfer process ended a body without saying how.")
+
+
+def _check_turn(given: Mapping[str, Any], request_id: int) -> None:
+    if given.get("id") != request_id or isinstance(given.get("id"), bool):
+        raise transfer_error("transfer.protocol", "The transfer process answered another question than the one asked.")
+    if "error" in given:
+        code, message = given["error"], given.get("message")
+        if not isinstance(code, str) or not isinstance(message, str):
+            raise transfer_error("transfer.protocol", "The transfer process reported an error without a code.")
+        raise transfer_error(code, message)

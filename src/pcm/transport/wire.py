@@ -1,0 +1,193 @@
+"""One connection to an HTTP server, every single read of which is watched by a `Pace`.
+
+Serves steps 6, 8 and 12, inside the transfer process, below `web`. `http.client` alone gives each *read* a time-out, so
+that one byte every few seconds lasts for ever; here the sockets that it gets are wrapped. Opens TCP connections, speaks to
+a proxy and does TLS. It never follows anything, and knows nothing of what is fetched.
+"""
+
+import functools
+import http.client
+import io
+import select
+import socket
+import time
+import urllib.parse
+from typing import TYPE_CHECKING, Any
+
+from pcm.transport.framing import Settings, transfer_error
+from pcm.transport.pace import Pace
+
+if TYPE_CHECKING:
+    import ssl
+
+CONNECT_S = 10.0
+MAX_PROXY_ANSWER = 8 * 1024
+READ_AHEAD = 8 * 1024  # bytes of a body that may come with the head; larger reads go past the buffer
+
+
+class WatchedSocket:
+    """The part of a socket that `http.client` uses, with a `Pace` asked before and told after each read.
+
+    The file made by `makefile` keeps the socket open after `close`, as real sockets do: `http.client` closes the
+    connection while a body that ends with the connection is still being read.
+    """
+
+    def __init__(self, sock: socket.socket, pace: Pace) -> None:
+        self._sock = sock
+        self._closed = False
+        self._readers = 0
+        self.pace = pace
+
+    def makefile(self, mode: str, *_: object) -> io.BufferedReader:
+        """A buffered reader; `mode` is always 'rb' here."""
+        if mode != "rb":
+            raise io.UnsupportedOperation(mode)
+        self._readers += 1
+        return io.BufferedReader(_WatchedReader(self), READ_AHEAD)
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """Read once, waiting in portions that the pace allows."""
+        while True:
+            before = time.monotonic()
+            self._sock.settimeout(self.pace.timeout(before))
+            try:
+                count = self._sock.recv_into(buffer)
+            except TimeoutError:
+                self.pace.record(0, time.monotonic() - before)
+                continue
+            self.pace.record(count, time.monotonic() - before)
+            return count
+
+    def sendall(self, data: Any) -> None:
+        """Send everything within what is left of the time."""
+        self._sock.settimeout(self.pace.timeout(time.monotonic()))
+        self._sock.sendall(data)
+
+    def is_quiet(self) -> bool:
+        """Whether an idle connection can be used again: neither closed by the server nor followed by stray bytes."""
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN | select.POLLHUP | select.POLLERR)
+        return not poller.poll(0)
+
+    def close(self) -> None:
+        """Close now, or when the last reader is closed."""
+        self._closed = True
+        if not self._readers:
+            self._sock.close()
+
+    def release(self) -> None:
+        """One reader is closed."""
+        self._readers -= 1
+        if self._closed and not self._readers:
+            self._sock.close()
+
+
+class _WatchedReader(io.RawIOBase):
+    def __init__(self, owner: WatchedSocket) -> None:
+        super().__init__()
+        self._owner = owner
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._owner.receive_into(memoryview(buffer))
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._owner.release()
+
+
+class WatchedConnection(http.client.HTTPConnection):
+    """An HTTP/1.1 connection to `host`:`port`, perhaps with TLS, perhaps through a proxy.
+
+    Args:
+        tls: None for plain HTTP.
+        proxy: (host, port) of an HTTP proxy, or None. TLS goes through it by CONNECT, plain HTTP by absolute URLs.
+    """
+
+    def __init__(self, host: str, port: int, tls: "ssl.SSLContext | None", proxy: tuple[str, int] | None) -> None:
+        super().__init__(host, port)
+        self._tls = tls
+        self._proxy = proxy
+        self.watched: WatchedSocket | None = None
+        self.pace: Pace | None = None
+        self.default_port = 443 if tls else 80  # http.client leaves this port out of the Host header
+
+    def connect(self) -> None:
+        """Open the connection within `CONNECT_S` seconds and what is left of the exchange's time."""
+        pace = self.pace
+        if pace is None:
+            raise transfer_error("transfer.protocol", "A connection was opened outside an exchange.")
+        timeout = min(CONNECT_S, pace.timeout(time.monotonic()))
+        sock = socket.create_connection(self._proxy or (self.host, self.port), timeout)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                if self._proxy:
+                    self._ask_proxy(sock, pace)
+                sock.settimeout(timeout)
+                sock = self._tls.wrap_socket(sock, server_hostname=self.host)
+        except BaseException:
+            sock.close()
+            raise
+        self.watched = WatchedSocket(sock, pace)
+        self.sock = self.watched
+
+    def _ask_proxy(self, sock: socket.socket, pace: Pace) -> None:
+        """CONNECT (RFC 9110, section 9.3.6), reading the proxy's answer byte by byte so as not to read into TLS."""
+        place = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        watched = WatchedSocket(sock, pace)
+        watched.sendall(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n".encode("ascii"))
+        pace.allow(MAX_PROXY_ANSWER)
+        answer, one = bytearray(), memoryview(bytearray(1))
+        while not answer.endswith(b"\r\n\r\n"):
+            if not watched.receive_into(one):
+                raise transfer_error("transfer.unreachable", "The proxy closed the connection.")
+            answer += one
+        status = answer.split(b"\r\n", 1)[0].split(b" ")
+        if len(status) < 2 or not status[0].startswith(b"HTTP/1.") or status[1] != b"200":
+            said = answer[:100].split(b"\r\n")[0].decode("latin-1")
+            raise transfer_error("transfer.unreachable", f"The proxy does not connect to {place}: {said}.")
+
+
+@functools.lru_cache(maxsize=1)
+def tls_context(ca_file: str | None) -> "ssl.SSLContext":
+    """The TLS settings: system authorities or those in `ca_file`; TLS 1.2 or newer; host names checked.
+
+    Raises:
+        TransferError: `transfer.certificate`: the file cannot be read.
+    """
+    import ssl  # noqa: PLC0415 - 12 ms that plain HTTP and folders do not need
+
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise transfer_error(
+            "transfer.certificate", f"The file of certificate authorities {ca_file} cannot be read: {error}."
+        ) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def proxy_for(host: str, settings: Settings) -> tuple[str, int] | None:
+    """The proxy to use for `host`: (host, port), or None.
+
+    Raises:
+        TransferError: `transfer.unreachable`: the configured proxy is not `http://host:port`.
+    """
+    if settings.proxy is None or any(
+        host == name or (name.startswith(".") and host.endswith(name)) for name in settings.no_proxy
+    ):
+        return None
+    parts = urllib.parse.urlsplit(settings.proxy)
+    try:
+        proxy = (parts.hostname, parts.port or 3128)
+    except ValueError:
+        proxy = (None, 0)
+    if parts.scheme != "http" or not proxy[0]:
+        raise transfer_error(
+            "transfer.unreachable", f"The configured proxy {settings.proxy!r} is not of the form http://host:port."
+        )
+    return proxy[0], proxy[1]
