@@ -1,11 +1,13 @@
 """Canonical JSON and the signed TUF file around it, written fast.
 
-Serves steps 2 (packages are published) and 5 (each client's instructions and leases are signed): every signature in both
-repositories is made over the bytes of `encode`, and every file is laid out by `lay_out`. Comes after the values are made, before
-they are stored. It never reads metadata: that is the unmodified tuf client's work (`pcm.trust.refresh`).
+Serves steps 2 (packages are published) and 5 (each client's instructions and leases are signed): every signature in
+both repositories is made over the bytes of `encode`, and every file is laid out by `lay_out`. Comes after the values
+are made, before they are stored. It never reads metadata: that is the unmodified tuf client's work
+(`pcm.trust.refresh`).
 
-Source: OLPC Canonical JSON (wiki.laptop.org/go/Canonical_JSON) as `securesystemslib.formats.encode_canonical` verifies it: keys
-sorted, no white space, no floats, and in strings only backslash and quote escaped. TUF specification 1.0.31, section 4.2.1.
+Source: OLPC Canonical JSON (wiki.laptop.org/go/Canonical_JSON) as `securesystemslib.formats.encode_canonical`
+verifies it: keys sorted, no white space, no floats, and in strings only backslash and quote escaped. TUF
+specification 1.0.31, section 4.2.1.
 """
 
 import json

@@ -1,10 +1,11 @@
 """Writing one client's instruction repository: targets by the policy key, and a lease by each logon server's key.
 
-Serves step 5: after `site.compile` made the instruction file, before `logon` serves it. The repository's root is shared by all
-clients and comes from a ceremony (`pcm.trust.roots`). Pure: values and the time in, signed bytes out.
+Serves step 5: after `site.compile` made the instruction file, before `logon` serves it. The repository's root is
+shared by all clients and comes from a ceremony (`pcm.trust.roots`). Pure: values and the time in, signed bytes out.
 
-Versions are unix milliseconds. They must rise strictly with every signature of one signer and never be equal for different
-content, because tuf's client takes an equal timestamp version for 'nothing new' (`next_version` sees to it).
+Versions are unix milliseconds. They must rise strictly with every signature of one signer and never be equal for
+different content, because tuf's client takes an equal timestamp version for 'nothing new' (`next_version` sees to
+it).
 """
 
 import hashlib
@@ -71,9 +72,7 @@ def sign_instructions(
     signed = metadata.common("targets", now_ms, now_ms / 1000 + expires_days * metadata.DAY_S)
     described = metadata.target(body)
     signed["targets"] = {instructions_target(client_id): described}
-    return SignedInstructions(
-        client_id, now_ms, described["hashes"]["sha256"], body, metadata.sign(signed, (policy,))
-    )
+    return SignedInstructions(client_id, now_ms, described["hashes"]["sha256"], body, metadata.sign(signed, (policy,)))
 
 
 def sign_lease(

@@ -1,8 +1,8 @@
 """A keyring: a folder with private keys, each beside its public form.
 
-Serves steps 2, 3 and 5. The offline keyring (root keys, top-level targets, teams, approvers) lives on a medium that people keep in
-a drawer; the online one (policy, leases, package snapshot) on the site server. Comes before the writers, which take `Signer`s. It
-never overwrites a key and never prints one.
+Serves steps 2, 3 and 5. The offline keyring (root keys, top-level targets, teams, approvers) lives on a medium that
+people keep in a drawer; the online one (policy, leases, package snapshot) on the site server. Comes before the
+writers, which take `Signer`s. It never overwrites a key and never prints one.
 
     root-1.pem    private, PKCS#8, encrypted, mode 0600
     root-1.json   public: name, keyid, uri, key
@@ -105,7 +105,8 @@ class Keyring:
     def _check_free(self, name: str) -> None:
         if _NAME.fullmatch(name) is None:
             raise RequestError(
-                f"Key name {name[:60]!r} is not allowed: expected lower-case letters, digits, '.', '-'.", code="request.name"
+                f"Key name {name[:60]!r} is not allowed: expected lower-case letters, digits, '.', '-'.",
+                code="request.name",
             )
         if (self.folder / f"{name}.json").exists() or self._private_path(name).exists():
             raise RequestError(f"There is already a key {name} in {self.folder}.", code="conflict")

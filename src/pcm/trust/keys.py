@@ -1,11 +1,13 @@
 """Signing keys: ed25519 pairs, their ids and public forms, and the encrypted file that a private one is kept in.
 
-Serves steps 2, 3 and 5, wherever something is signed. Comes before `keyring` (a folder of such files) and the writers. A private
-key is found by its URI's scheme in securesystemslib's registry, so that keys in hardware or a cloud service (`hsm:`, `gcpkms:`,
-`awskms:`, `azurekms:`, `hv:`) work with no change here; ours are files, `pcmkey:`. It never prints or returns a private key.
+Serves steps 2, 3 and 5, wherever something is signed. Comes before `keyring` (a folder of such files) and the
+writers. A private key is found by its URI's scheme in securesystemslib's registry, so that keys in hardware or a
+cloud service (`hsm:`, `gcpkms:`, `awskms:`, `azurekms:`, `hv:`) work with no change here; ours are files, `pcmkey:`.
+It never prints or returns a private key.
 
-A file is PKCS#8 PEM (RFC 5958, RFC 7468). The encryption that comes with it stretches the passphrase by 2,048 rounds of PBKDF2 only, too
-few for a file that may be stolen, so the passphrase goes through scrypt (RFC 7914) first; salt and cost stand above the PEM.
+A file is PKCS#8 PEM (RFC 5958, RFC 7468). The encryption that comes with it stretches the passphrase by 2,048 rounds
+of PBKDF2 only, too few for a file that may be stolen, so the passphrase goes through scrypt (RFC 7914) first; salt
+and cost stand above the PEM.
 """
 
 import hashlib
@@ -21,7 +23,6 @@ from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     KeySerializationEncryption,
-    NoEncryption,
     PrivateFormat,
     load_pem_private_key,
 )
@@ -70,7 +71,9 @@ def seal(signer: CryptoSigner, passphrase: str | None, *, rounds: int = STRETCH_
     if passphrase is None:
         return signer.private_bytes
     if not passphrase:
-        raise RequestError("The passphrase is empty; give one, or none at all for an online key.", code="request.passphrase")
+        raise RequestError(
+            "The passphrase is empty; give one, or none at all for an online key.", code="request.passphrase"
+        )
     salt = os.urandom(16)
     encryption: KeySerializationEncryption = BestAvailableEncryption(_stretch(passphrase, salt, rounds))
     private = load_pem_private_key(signer.private_bytes, None)
@@ -151,7 +154,10 @@ class FileSigner(CryptoSigner):
         path = Path(priv_key_uri.partition(":")[2])
         ask = None if secrets_handler is None else lambda: secrets_handler("passphrase")
         private = unseal(read_private_file(path), ask, path.stem)
-        if not isinstance(public_key, SSlibKey) or private.public_key().public_bytes_raw().hex() != public_key.keyval["public"]:
+        if (
+            not isinstance(public_key, SSlibKey)
+            or private.public_key().public_bytes_raw().hex() != public_key.keyval["public"]
+        ):
             raise RequestError(f"The private key at {path} is not the pair of its public key.", code="request.key")
         return CryptoSigner(private, public_key)
 

@@ -1,7 +1,8 @@
 """The pieces of TUF metadata that all writers share: a signed file, its entry in another file, an expiry date, a version.
 
-Serves steps 2 and 5. Comes after `canonical`, before `package_repository`, `instruction_repository` and the ceremonies. Pure:
-values in, bytes out. It decides nothing about trust; what it reads back is the site's own, already trusted metadata.
+Serves steps 2 and 5. Comes after `canonical`, before `package_repository`, `instruction_repository` and the
+ceremonies. Pure: values in, bytes out. It decides nothing about trust; what it reads back is the site's own, already
+trusted metadata.
 
 Source: TUF specification 1.0.31, section 4.
 """

@@ -1,7 +1,8 @@
 """Writing the package repository: a team's targets, and the online snapshot and timestamp over all roles.
 
-Serves step 2 (`pcm package publish`): the packager's machine signs the team's targets, the site checks them and signs snapshot and
-timestamp. Root and top-level targets come from ceremonies (`pcm.trust.roots`, `pcm.trust.delegations`). Pure: values in, signed bytes out.
+Serves step 2 (`pcm package publish`): the packager's machine signs the team's targets, the site checks them and signs
+snapshot and timestamp. Root and top-level targets come from ceremonies (`pcm.trust.roots`, `pcm.trust.delegations`).
+Pure: values in, signed bytes out.
 
 A role is one file that a client reads whole, so it holds at most 10,000 targets.
 """
