@@ -8,7 +8,7 @@ import re
 
 from pcm.model.errors import RequestError
 
-_CONSTRAINT = re.compile(r"(<=|>=|<|>|=)\s*(\S{1,200})")
+_CONSTRAINT = re.compile(r"(<=|>=|<|>|=)\s*([^\s<>=]\S{0,199})")
 _PART = re.compile(r"\d+|[A-Za-z]+|~")
 
 
