@@ -1,0 +1,243 @@
+"""What the PCM application and the PCM service say to each other over the local socket: one JSON line each way.
+
+Serves steps 9 and 12, between `pcm.app` (unprivileged, asks) and `service.local_api` (privileged, answers). A request carries a
+verb and an instruction id, and a time for 'later': never a command, a path or a user name. Who asks is what the kernel says
+about the other end, never what the line says. Both sides bound what they read. No I/O here.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+
+from pcm.model.errors import RequestError
+from pcm.protocol import codec
+
+MAX_REQUEST_BYTES = 4096
+MAX_ANSWER_BYTES = 16 * 2**20
+MAX_LEDGER_ENTRIES = 1000
+SOCKET_NAME = "pcmsvc.sock"
+DEFAULT_SOCKET = "/run/pcm/" + SOCKET_NAME
+
+Verb = Literal["list", "details", "why", "run", "defer", "ledger", "check", "status", "sync"]
+VERBS: tuple[Verb, ...] = ("list", "details", "why", "run", "defer", "ledger", "check", "status", "sync")
+WITH_ID: frozenset[Verb] = frozenset({"details", "why", "run", "defer"})
+ADMINISTRATORS_ONLY: frozenset[Verb] = frozenset({"sync"})
+
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
+class LocalRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One question. `id`: an instruction's (`why`: or a job's). `until`: aware; only `defer` has it."""
+
+    verb: Verb
+    id: _Id | None = None
+    until: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if (self.id is not None) != (self.verb in WITH_ID):
+            raise ValueError(f"the verb {self.verb} takes {'an' if self.verb in WITH_ID else 'no'} id")
+        if self.until is not None and (self.verb != "defer" or self.until.tzinfo is None):
+            raise ValueError("only defer takes until, a time with an offset")
+
+
+class Item(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One instruction as the person at the computer sees it. Times aware, UTC.
+
+    `state` is a `model.assignment.State`; `reason` says in words why it stands there; `code` is the stable name of the reason.
+    `can_run`, `can_defer`: whether this asker may say so now. `not_before`: it will not start earlier. `ended`, `exit_class`:
+    of the last run. `attempts`: runs so far.
+    """
+
+    id: str
+    job: str
+    package: str
+    version: str
+    program: str
+    purpose: Literal["mandatory", "optional"]
+    state: str
+    reason: str = ""
+    code: str = ""
+    summary: str = ""
+    publisher: str = ""
+    changed: datetime | None = None
+    offered: datetime | None = None
+    deadline: datetime | None = None
+    expires: datetime | None = None
+    not_before: datetime | None = None
+    requested: datetime | None = None
+    requested_by: str = ""
+    attempts: int = 0
+    ended: datetime | None = None
+    exit_code: int | None = None
+    exit_class: str = ""
+    can_run: bool = False
+    can_defer: bool = False
+
+
+class Items(msgspec.Struct, frozen=True, tag_field="answer", tag="items"):
+    """Answer to `list`: what is available, what is coming, what was done."""
+
+    items: tuple[Item, ...]
+
+
+class Details(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer", tag="details"):
+    """Answer to `details`. `command`: the signed argument list, with placeholders. `content_bytes`: of all files together.
+
+    `output_tail`: the end of what the last run wrote; only for administrators and whoever asked for that run.
+    """
+
+    item: Item
+    release: int
+    files: int = 0
+    content_bytes: int = 0
+    command: tuple[str, ...] = ()
+    run_as: str = ""
+    timeout_s: int = 0
+    output_tail: str = ""
+
+
+class WhyLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One step of a decision. `about`: target, window, presence, dependency, source, detection, brake, expiry, trust ...
+
+    `holds`: this step allows the program to start; `until`: when that is expected to change.
+    """
+
+    about: str
+    text: str
+    holds: bool = True
+    code: str = ""
+    until: datetime | None = None
+
+
+class Why(msgspec.Struct, frozen=True, tag_field="answer", tag="why"):
+    """Answer to `why`: the planner's decision trace, then what was refused lately (the newest first)."""
+
+    id: str
+    state: str
+    lines: tuple[WhyLine, ...]
+
+
+class Accepted(msgspec.Struct, frozen=True, tag_field="answer", tag="accepted"):
+    """Answer to `run`, `defer` and `sync`: it is noted, durably; `message` says what comes next."""
+
+    message: str
+
+
+class LedgerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing that ran here with administrator rights. `signed_by`: name or id of the packager's key."""
+
+    seq: int
+    sha256: str
+    at: datetime
+    run: str
+    instruction: str
+    job: str
+    package: str
+    version: str
+    release: int
+    program: str
+    manifest_sha256: str
+    state: str
+    run_as: str = ""
+    signed_by: str = ""
+    exit_code: int | None = None
+
+
+class Ledger(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer", tag="ledger"):
+    """Answer to `ledger`: the newest entries, oldest first. `broken_at`: the first entry that was changed, or None."""
+
+    entries: tuple[LedgerEntry, ...]
+    total: int
+    head: str | None = None
+    broken_at: int | None = None
+
+
+class Requirement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One requirement of the service, by name; `remedy` says what to do when it does not hold."""
+
+    name: str
+    holds: bool
+    message: str
+    remedy: str = ""
+
+
+class Requirements(msgspec.Struct, frozen=True, tag_field="answer", tag="requirements"):
+    """Answer to `check`."""
+
+    requirements: tuple[Requirement, ...]
+
+
+class LastRefusal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that was refused as a whole: an instruction file, a repository, a server's answer."""
+
+    code: str
+    at: datetime
+    reason: str = ""
+    source: str = ""
+    count: int = 1
+
+
+class Status(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer", tag="status"):
+    """Answer to `status`. `unreported`: reports that the site has not acknowledged. `last_contact`: a server answered."""
+
+    enrolled: bool
+    agent_version: str
+    site: str = ""
+    client_id: str = ""
+    serial: int = 0
+    issued: datetime | None = None
+    expires: datetime | None = None
+    last_check: datetime | None = None
+    last_contact: datetime | None = None
+    logon_server: str = ""
+    instructions: int = 0
+    running: str = ""
+    unreported: int = 0
+    ledger_head: str = ""
+    refusals: tuple[LastRefusal, ...] = ()
+
+
+class Fault(msgspec.Struct, frozen=True, tag_field="answer", tag="error"):
+    """The answer when something cannot be done. Codes: `not_found`, `not_allowed`, `request.*`, `local.busy`, ..."""
+
+    code: str
+    message: str
+
+
+Answer = Items | Details | Why | Accepted | Ledger | Requirements | Status | Fault
+
+
+def read_request(line: bytes) -> LocalRequest:
+    """Parse a request's line, with or without its line feed.
+
+    Raises:
+        RequestError: `protocol.too_long`, `protocol.too_deep` or `protocol.malformed`.
+    """
+    request: LocalRequest = codec.parse(LocalRequest, line, kind="local request", max_bytes=MAX_REQUEST_BYTES)
+    return request
+
+
+def write_request(request: LocalRequest) -> bytes:
+    """One line, with its line feed."""
+    return codec.encode(request) + b"\n"
+
+
+def read_answer(line: bytes) -> Answer:
+    """Parse an answer's line.
+
+    Returns:
+        What was asked for; never a `Fault`.
+
+    Raises:
+        RequestError: what the service said (`not_allowed`, ...), or `protocol.*` if its line makes no sense.
+    """
+    answer: Answer = codec.parse(Answer, line, kind="local answer", max_bytes=MAX_ANSWER_BYTES)
+    if isinstance(answer, Fault):
+        raise RequestError(answer.message, code=answer.code)
+    return answer
+
+
+def write_answer(answer: Answer) -> bytes:
+    """One line, with its line feed."""
+    return codec.encode(answer) + b"\n"
