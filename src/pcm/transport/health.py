@@ -1,0 +1,131 @@
+"""What is remembered of servers, and the order in which they are tried, each choice with its reason.
+
+Serves steps 6, 8 and 12: `service` keeps `Health` values in its state and asks `order` before each transfer; `failover`
+walks down the list. Pure: time and chance are given. The documented order is the real one (KB Q165508, Q153288), and the
+decision trace (`pcmsvc why`) shows it:
+
+    1. preferred servers, in the order in which they are named
+    2. servers that were measured, quickest first
+    3. servers not known yet, shuffled
+    4. servers that failed lately, the soonest due first: a last resort
+    5. servers that refused this client's key, only when their (slow) retry is due (KB Q230242)
+"""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+FIRST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 3600.0
+REFUSED_PAUSE_S = 4 * 3600.0
+_MEMORY = 0.7  # weight of what was known before in a moving average
+
+
+class Health(NamedTuple):
+    """What is remembered of one server. `due`: aware, when a failed or refused server may be asked in its turn again.
+
+    Attributes:
+        latency_s: Seconds to the first byte, moving average; None: never measured.
+        rate: Bytes a second of large transfers, moving average; None: never measured.
+        failures: In a row.
+        refused: The last failure was a refusal of this client's key.
+        code: Of the last failure, or empty.
+    """
+
+    latency_s: float | None = None
+    rate: float | None = None
+    failures: int = 0
+    refused: bool = False
+    code: str = ""
+    due: datetime | None = None
+
+
+class Choice(NamedTuple):
+    """One server in the order. `usable`: may be asked now; `reason` is for people."""
+
+    server: str
+    usable: bool
+    reason: str
+
+
+def order(
+    servers: Sequence[str],
+    preferred: Iterable[str],
+    health: Mapping[str, Health],
+    now: datetime,
+    chance: random.Random,
+) -> list[Choice]:
+    """Put servers into the order in which to try them.
+
+    Args:
+        servers: All addresses; doubles count once. KB Q199994: a server that is not named here is never chosen,
+            whatever is remembered of it.
+        preferred: Those of them to try first, in this order; others are left out.
+        health: What is remembered; servers without an entry are unknown.
+        now: Aware.
+        chance: Shuffles the unknown ones, so that clients spread over servers.
+
+    Returns:
+        Every server once, unusable ones (refused, not due) last.
+    """
+    names = list(dict.fromkeys(servers))
+    first = [name for name in dict.fromkeys(preferred) if name in names]
+    known = {name: health.get(name, Health()) for name in names}
+    waiting = [name for name in names if _waits(known[name], now)]
+    refused = [name for name in waiting if known[name].refused]
+    failed = [name for name in waiting if not known[name].refused]
+    ready = [name for name in names if name not in waiting]
+    measured = [name for name in ready if known[name].latency_s is not None and name not in first]
+    unknown = [name for name in ready if known[name].latency_s is None and name not in first]
+    measured.sort(key=lambda name: known[name].latency_s or 0.0)
+    chance.shuffle(unknown)
+    for last in (failed, refused):
+        last.sort(key=lambda name: known[name].due or now)
+    return [
+        *(Choice(name, True, f"preferred, number {first.index(name) + 1}") for name in first if name in ready),
+        *(Choice(name, True, f"answers in {(known[name].latency_s or 0.0) * 1000:.0f} ms") for name in measured),
+        *(Choice(name, True, "not measured yet, in random order") for name in unknown),
+        *(Choice(name, True, f"last resort: {_failure(known[name])}") for name in failed),
+        *(Choice(name, False, f"not asked: {_failure(known[name])}") for name in refused),
+    ]
+
+
+def _waits(health: Health, now: datetime) -> bool:
+    return health.due is not None and health.due > now
+
+
+def _failure(health: Health) -> str:
+    times = "once" if health.failures == 1 else f"{health.failures} times in a row"
+    until = f", rests until {health.due:%Y-%m-%dT%H:%M:%SZ}" if health.due else ""
+    what = "refused this client's key" if health.refused else f"failed {times} ({health.code})"
+    return what + until
+
+
+def record_success(
+    health: Health, *, latency_s: float | None = None, transferred: tuple[int, float] | None = None
+) -> Health:
+    """What is remembered after a server answered.
+
+    Args:
+        latency_s: Seconds from asking to the head of the answer.
+        transferred: (bytes, seconds) of a body; small ones (under 64 KiB) say nothing about the rate.
+    """
+    rate = health.rate
+    if transferred is not None and transferred[0] >= 64 * 1024 and transferred[1] > 0:
+        rate = _average(health.rate, transferred[0] / transferred[1])
+    latency = health.latency_s if latency_s is None else _average(health.latency_s, latency_s)
+    return Health(latency_s=latency, rate=rate)
+
+
+def record_failure(health: Health, code: str, now: datetime, chance: random.Random) -> Health:
+    """What is remembered after a failure: the pause doubles, with jitter, up to an hour; four hours after a refusal."""
+    failures = health.failures + 1
+    refused = code == "transfer.refused"
+    pause = REFUSED_PAUSE_S if refused else min(FIRST_PAUSE_S * 2 ** min(failures - 1, 20), LONGEST_PAUSE_S)
+    due = now + timedelta(seconds=pause * chance.uniform(0.75, 1.25))
+    return health._replace(failures=failures, refused=refused, code=code, due=due)
+
+
+def _average(before: float | None, measured: float) -> float:
+    return measured if before is None else _MEMORY * before + (1 - _MEMORY) * measured
