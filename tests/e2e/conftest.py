@@ -1,0 +1,29 @@
+"""For end-to-end tests: hosts that boot."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.base_system import base_system
+from tests.e2e.booted_host import BootedHost
+
+
+@pytest.fixture(scope="session")
+def nspawn_base() -> Path:
+    """Folder of the base system of booted hosts, built if need be. Needs `nspawn`."""
+    return base_system()
+
+
+@pytest.fixture
+def boot_host(nspawn_base: Path) -> Iterator[Callable[[], BootedHost]]:
+    """Boot as many hosts as a test wants; they are gone after it. Needs `nspawn`."""
+    with ExitStack() as hosts:
+
+        def boot() -> BootedHost:
+            host = hosts.enter_context(BootedHost(nspawn_base))
+            host.boot()
+            return host
+
+        yield boot
