@@ -1,0 +1,109 @@
+"""Who this client is: a P-256 key pair, made once on this computer, and the id that follows from it.
+
+Serves steps 6 (requests are signed with it) and 12 (reports are). Made by `enrolment`. The private key never leaves this computer
+and is written once, exclusively, readable by administrators only; an existing key is never replaced (KB Q162165, Q183398,
+Q127052: identity is a key, so it cannot be re-issued, doubled by a database, or taken over by a name).
+"""
+
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from pcm.model.errors import MachineError, RequestError, StoreError
+from pcm.service.machine.durable import storing_error, sync_folder, write_all
+from pcm.trust.envelopes import client_id_of
+
+_MAX_FILE = 4096
+
+
+class Identity(NamedTuple):
+    """This client's key and id."""
+
+    key: EllipticCurvePrivateKey
+    client_id: str
+
+    def public_pem(self) -> str:
+        """The public half, PEM SubjectPublicKeyInfo."""
+        return self.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+    def fingerprint(self) -> str:
+        """The id in groups of four, as people compare it with the console."""
+        return " ".join(self.client_id[at : at + 4] for at in range(0, len(self.client_id), 4))
+
+
+def load_identity(path: Path) -> Identity:
+    """Read this client's key.
+
+    Raises:
+        RequestError: `not_enrolled`, there is none yet.
+        MachineError: `machine.unprotected`, others can read it; `machine.rights`, this process cannot.
+        StoreError: `store.damaged`, it is no P-256 key.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:
+        raise RequestError(
+            "This computer has no key yet; enrol it with `pcmsvc enroll --kit FILE`.", code="not_enrolled"
+        ) from None
+    except PermissionError:
+        raise MachineError(f"Only administrators can read this client's key {path}.", code="machine.rights") from None
+    except OSError as error:
+        raise StoreError(f"This client's key {path} cannot be read: {error.strerror}.", code="store.damaged") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if os.name == "posix" and (not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077):
+            raise MachineError(
+                f"This client's key {path} can be read by others, so it may be known to them. Remove it and enrol anew.",
+                code="machine.unprotected",
+            )
+        data = file.read(_MAX_FILE)
+    try:
+        key = load_pem_private_key(data, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
+        raise StoreError(
+            f"This client's key {path} is damaged. Remove it and enrol anew; the site will see a new client.",
+            code="store.damaged",
+        )
+    return Identity(key, client_id_of(key.public_key()))
+
+
+def make_identity(path: Path) -> Identity:
+    """Return this client's key, and make it first if there is none. An existing one is never replaced.
+
+    Raises:
+        MachineError, StoreError: as `load_identity`, or the key could not be stored.
+    """
+    if os.path.lexists(path):
+        return load_identity(path)
+    key = generate_private_key(SECP256R1())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    temporary = path.with_name(f".identity.{os.getpid()}")
+    try:
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            write_all(file.fileno(), pem)
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)  # unlike a rename, this fails if another process was first
+        except FileExistsError:
+            return load_identity(path)
+        finally:
+            temporary.unlink()
+        sync_folder(path.parent)
+    except OSError as error:
+        raise storing_error(error, path) from error
+    return Identity(key, client_id_of(key.public_key()))

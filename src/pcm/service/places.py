@@ -1,0 +1,162 @@
+"""Where the service keeps things: configuration, state and runtime folders, and the name of each file in them.
+
+Serves steps 6 to 12. Before everything else: `main` chooses the places, every other module is told them. Here the folders are
+made with their right modes and looked at (`machine.check_protected`) before anything in them is believed (KB Q181118, Q191328,
+Q189809). It never reads what the files say.
+
+    default             with --home DIR     what
+    /etc/pcm            DIR/etc             client.json, pinned roots: written at enrolment only
+    /var/lib/pcm        DIR/var             0700: key, database, metadata, content, staged packages, output of runs
+    /run/pcm            DIR/run             socket for everybody, locks
+"""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from pcm.model.errors import MachineError
+from pcm.protocol.local import SOCKET_NAME
+from pcm.service.machine.durable import storing_error
+from pcm.service.machine.interface import Machine, Problem
+
+
+class Places(NamedTuple):
+    """Absolute paths of one service. `home`: the folder given with `--home`, else None."""
+
+    config: Path
+    state: Path
+    runtime: Path
+    home: Path | None = None
+
+    @property
+    def configuration(self) -> Path:
+        """The enrolment kit without its token."""
+        return self.config / "client.json"
+
+    @property
+    def instructions_root(self) -> Path:
+        """Pinned root of the instruction repository."""
+        return self.config / "instructions.root.json"
+
+    @property
+    def packages_root(self) -> Path:
+        """Pinned root of the package repository."""
+        return self.config / "packages.root.json"
+
+    @property
+    def identity(self) -> Path:
+        """This client's private key."""
+        return self.state / "identity.pem"
+
+    @property
+    def database(self) -> Path:
+        """Journal, floors, outbox, ledger."""
+        return self.state / "state.db"
+
+    @property
+    def metadata(self) -> Path:
+        """Folder of the numbered copies of both repositories' metadata."""
+        return self.state / "metadata"
+
+    @property
+    def store(self) -> Path:
+        """Content by hash."""
+        return self.state / "store"
+
+    @property
+    def staging(self) -> Path:
+        """Package directories, as programs see them."""
+        return self.state / "staging"
+
+    @property
+    def runs(self) -> Path:
+        """Output of each run."""
+        return self.state / "runs"
+
+    @property
+    def socket(self) -> Path:
+        """The local socket."""
+        return self.runtime / SOCKET_NAME
+
+    @property
+    def work_lock(self) -> Path:
+        """Held by the one process that works: a check, or `pcmsvc once`."""
+        return self.runtime / "pcmsvc.lock"
+
+    @property
+    def resident_lock(self) -> Path:
+        """Held by the one supervisor."""
+        return self.runtime / "supervisor.lock"
+
+    def arguments(self) -> tuple[str, ...]:
+        """The command-line arguments that lead another process to the same places."""
+        return () if self.home is None else ("--home", str(self.home))
+
+
+def find_places(home: Path | None) -> Places:
+    """The default places, or those below `home`."""
+    if home is None:
+        return Places(Path("/etc/pcm"), Path("/var/lib/pcm"), Path("/run/pcm"))
+    home = home.absolute()
+    return Places(home / "etc", home / "var", home / "run", home)
+
+
+def create_places(places: Places) -> None:
+    """Make the folders that are missing. What exists keeps its owner; a state folder that others may enter is closed.
+
+    Raises:
+        MachineError: `machine.write` or `machine.unprotected`; StoreError: `store.full`.
+    """
+    for folder, mode in (
+        (places.config, 0o755),
+        (places.runtime, 0o755),
+        (places.state, 0o700),
+        *((folder, 0o700) for folder in (places.metadata, places.store, places.staging, places.runs)),
+    ):
+        try:
+            # parents get the usual mode; only the folder itself is ours to restrict
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            if not folder.is_dir():
+                folder.mkdir(mode=mode)
+                folder.chmod(mode)  # whatever the umask was
+            elif mode == 0o700 and folder.stat().st_mode & 0o077:
+                folder.chmod(mode)
+        except FileExistsError:
+            raise MachineError(
+                f"{folder} stands where a folder must be; move it away.", code="machine.unprotected"
+            ) from None
+        except OSError as error:
+            raise storing_error(error, folder) from error
+
+
+def find_problems(places: Places, machine: Machine) -> list[Problem]:
+    """Name each way in which somebody other than an administrator could change the service: folders, key, own program."""
+    paths = [places.config, places.state, places.runtime]
+    paths += [path for path in (places.configuration, places.instructions_root, places.packages_root) if path.exists()]
+    paths += [path for path in (places.identity, places.database) if path.exists()]
+    problems = [problem for path in paths for problem in machine.check_protected(path)]
+    for program in _own_program():
+        problems += machine.check_protected(program)
+    return list({(problem.path, problem.code): problem for problem in problems}.values())
+
+
+def require_protected(places: Places, machine: Machine) -> None:
+    """Refuse to work as administrator on folders that others can change. Without rights there is nothing to protect.
+
+    Raises:
+        MachineError: `machine.unprotected`, naming the first problem.
+    """
+    if not machine.is_administrator():
+        return
+    problems = find_problems(places, machine)
+    if problems:
+        raise MachineError(
+            f"{problems[0].message} Whoever can write there can become administrator; nothing runs until it is mended "
+            f"({len(problems)} problem{'s' if len(problems) > 1 else ''}; see `pcmsvc check`).",
+            code="machine.unprotected",
+        )
+
+
+def _own_program() -> tuple[Path, ...]:
+    """The interpreter and the folder of this very code."""
+    return (Path(sys.executable).resolve(), Path(__file__).resolve().parents[1])
