@@ -125,23 +125,30 @@ class Accepted(msgspec.Struct, frozen=True, tag_field="answer", tag="accepted"):
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that ran here with administrator rights. `signed_by`: name or id of the packager's key."""
+    """One thing that ran here with administrator rights, with its place in the hash chain.
+
+    `manifest_path` names the team that signed the program; `requested_by`: the local user who asked, if one did.
+    """
 
     seq: int
     sha256: str
-    at: datetime
     run: str
     instruction: str
     job: str
+    generation: int
     package: str
     version: str
     release: int
     program: str
+    argv: tuple[str, ...]
+    run_as: str
+    manifest_path: str
     manifest_sha256: str
+    started: datetime
+    ended: datetime
     state: str
-    run_as: str = ""
-    signed_by: str = ""
     exit_code: int | None = None
+    requested_by: str = ""
 
 
 class Ledger(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer", tag="ledger"):
