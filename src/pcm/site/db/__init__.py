@@ -1,0 +1,1 @@
+"""The site's database: tables, connections, migrations. One code for SQLite and PostgreSQL."""
