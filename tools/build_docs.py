@@ -114,7 +114,8 @@ def links_of(inline: Token, lines: list[str]) -> Iterator[tuple[int, str]]:
         target = child.attrGet("href") if child.type == "link_open" else child.attrGet("src")
         if isinstance(target, str) and child.type in {"link_open", "image"}:
             written = (number for number in range(first, after) if unquote(target) in unquote(lines[number]))
-            yield next(written, first) + 1, target
+            defined = (number for number, line in enumerate(lines) if line.startswith("[") and f"]: {target}" in line)
+            yield next(written, next(defined, first)) + 1, target
 
 
 def faults_of(root: Path, page: Page, pages: dict[Path, Page]) -> Iterator[str]:

@@ -280,8 +280,8 @@ def remove_traces(name: str) -> None:
     for command in (
         ["ip", "link", "delete", cable_of(name)],
         ["ip", "netns", "delete", name],
-        ["umount", "--lazy", folder / "disk"],
-        ["umount", "--lazy", folder / "layer"],
+        ["umount", "--lazy", str(folder / "disk")],
+        ["umount", "--lazy", str(folder / "layer")],
     ):
         subprocess.run(command, check=False, capture_output=True)
     for hierarchy in control_groups():
