@@ -54,7 +54,11 @@ class Computer:
         if not self.is_root:
             enter += ["--user", "--map-root-user"]
         self._holder = subprocess.Popen(
-            [*enter, "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+            [*enter, "sh", "-c", script],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
         )
         assert self._holder.stdout is not None
         if self._holder.stdout.readline().strip() != "ready":
@@ -74,12 +78,26 @@ class Computer:
     def python(self, module: str, *arguments: str) -> list[str]:
         """The argument list of one of our programs, as it would be installed here."""
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        return ["env", "PYTHONPATH=/mnt/pcm/src:/mnt/pcm/lib", f"/mnt/pcm/python/bin/{version}", "-m", module, *arguments]
+        return [
+            "env",
+            "PYTHONPATH=/mnt/pcm/src:/mnt/pcm/lib",
+            f"/mnt/pcm/python/bin/{version}",
+            "-m",
+            module,
+            *arguments,
+        ]
 
-    def run(self, argv: list[str], user: int | None = None, *, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, argv: list[str], user: int | None = None, *, timeout: float = 120
+    ) -> "subprocess.CompletedProcess[str]":
         """Run a command here and wait for it. Output is captured as text."""
         return subprocess.run(
-            self.command(argv, user), capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL
+            self.command(argv, user),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
 
     def start(self, argv: list[str]) -> "subprocess.Popen[str]":

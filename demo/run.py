@@ -1,0 +1,156 @@
+"""`make demo`: one package command from the administrator to a secured folder, and then a stolen server.
+
+Everything is real: the site is served over HTTP on loopback, the software is Debian's, its setup program is dpkg, the client is a
+throw-away computer (`demo.computer`) on which the service runs as root with nobody logged on. Each claim is checked; the exit
+code is 0 only if all of them hold. The machine is left as it was.
+"""
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from demo import debian
+from demo.cast import Client, Site
+from demo.computer import NOBODY, Computer
+from demo.telling import act, broken, held, missing, say, shown
+from demo.theft import Thief
+
+
+class Claims:
+    """Counts what held and what did not."""
+
+    def __init__(self) -> None:
+        self.broken = 0
+
+    def check(self, holds: bool, text: str, evidence: str = "") -> None:
+        """Show whether a claim holds, with the evidence if it does not."""
+        if holds:
+            held(text)
+        else:
+            self.broken += 1
+            broken(text)
+            shown(evidence)
+
+
+def main() -> int:
+    """Play both acts. Returns the exit code."""
+    say("Looking for real software: two packages of this Debian release, fetched with apt.")
+    debs = debian.fetch(["tree", "hello"])
+    with tempfile.TemporaryDirectory(prefix="pcm-demo-") as folder, contextlib.ExitStack() as stack:
+        claims = Claims()
+        computer = Computer()
+        stack.callback(computer.close)
+        site = stack.enter_context(_site(Path(folder)))
+        client = Client(computer, site)
+        first_act(site, client, debs["tree"], claims)
+        second_act(site, client, debs["hello"], Path(folder), claims)
+    return _verdict(claims)
+
+
+def first_act(site: Site, client: Client, deb: Path, claims: Claims) -> None:
+    """From a package directory to software in a folder that users cannot write to."""
+    act("Act one: one package command")
+    say("The packager puts Debian's tree into a package directory, with the exact command lines in package.yaml.")
+    directory = site.package_directory("tree", deb, client.install_parameters)
+    shown((directory / "package.yaml").read_text())
+    say("The packager signs it on their own machine, with a key that no server holds, and publishes it.")
+    site.pcm("package", "publish", str(directory), "--keys", str(site.offline_keys), "--team", "base")
+    say("A new computer is enrolled with a one-time token. Its key pair is made there and never leaves it.")
+    client.enrol()
+    say("The administrator orders a job for all clients.")
+    job = site.order("tree", client)
+    say("On the client the service looks for instructions. Nobody is logged on. It runs as root.")
+    client.check()
+    tree = client.installed_file("usr/bin/tree")
+    listing = client.computer.run(["ls", "-l", tree])
+    shown(listing.stdout)
+    claims.check(
+        listing.returncode == 0 and " root root " in listing.stdout,
+        f"{tree} is there and belongs to root",
+        listing.stderr,
+    )
+    _show_that_users_cannot_write(client, tree, claims)
+    say("The administrator sees the result.")
+    claims.check("succeeded" in site.pcm("job", "show", job), "pcm job show says: succeeded")
+    say("The person at the computer sees it too, without any rights; and anyone may ask why.")
+    with client.service_running():
+        listed = client.pcmapp("list")
+    claims.check("tree" in listed and "succeeded" in listed.lower(), "pcmapp list shows it to an ordinary user", listed)
+    why = client.pcmsvc("why", job)
+    claims.check("succeeded" in why.lower(), "pcmsvc why explains it", why)
+
+
+def second_act(site: Site, client: Client, deb: Path, folder: Path, claims: Claims) -> None:
+    """Full control of the logon and distribution servers' folders, and still nothing runs."""
+    act("Act two: the stolen server")
+    say("Somebody now owns both servers: every file that clients read. They keep a copy of yesterday's files.")
+    thief = Thief(site, folder / "loot")
+    thief.keep_copy("yesterday")
+    say("Meanwhile the administrator publishes hello and orders it. The thief acts before the client's next check.")
+    directory = site.package_directory("hello", deb, client.install_parameters)
+    site.pcm("package", "publish", str(directory), "--keys", str(site.offline_keys), "--team", "base")
+    site.enrol_another()
+    job = site.order("hello", client)
+    thief.keep_copy("today")
+    for attack in thief.attacks(client):
+        say(attack.story)
+        attack.strike()
+        output = client.check(expect=None)
+        code = client.last_refusal()
+        shown(f"refused: {code}")
+        ran = client.computer.run(["ls", client.installed_file("usr/bin/hello")]).returncode == 0
+        claims.check(code in attack.codes, f"refused with {' or '.join(attack.codes)}", output)
+        claims.check(not ran, "nothing ran")
+        thief.put_back("today")
+    say("The administrator sees every refusal.")
+    seen = site.pcm("client", "show", client.client_id)
+    for attack in thief.attacks(client):
+        claims.check(any(code in seen for code in attack.codes), f"pcm client show names {attack.codes[0]}", seen)
+    say("The honest files are back, and the order is carried out as if nothing had happened.")
+    client.check()
+    hello = client.computer.run([client.installed_file("usr/bin/hello")])
+    claims.check(hello.returncode == 0, f"hello says: {hello.stdout.strip()}", hello.stderr)
+    claims.check("succeeded" in site.pcm("job", "show", job), "pcm job show says: succeeded")
+
+
+def _show_that_users_cannot_write(client: Client, path: str, claims: Claims) -> None:
+    if not client.computer.is_root:
+        missing("an ordinary user's attempt to write there needs a second account, and so root")
+        return
+    for attempt in (["touch", path], ["rm", "-f", path], ["touch", str(Path(path).with_name("intruder"))]):
+        tried = client.computer.run(attempt, user=NOBODY)
+        claims.check(
+            tried.returncode != 0,
+            f"as nobody: {' '.join(attempt)}: {tried.stderr.strip().rpartition(': ')[2]}",
+            "it worked",
+        )
+
+
+@contextlib.contextmanager
+def _site(folder: Path) -> Iterator[Site]:
+    site = Site(folder)
+    say("A site is made: keys, two pinned roots, a database, folders; then it is served over HTTP on loopback.")
+    site.initialise()
+    site.serve()
+    try:
+        yield site
+    finally:
+        site.stop()
+
+
+def _verdict(claims: Claims) -> int:
+    act("The end")
+    if claims.broken:
+        broken(f"{claims.broken} claims do not hold")
+        return 1
+    held("every claim was checked and holds; the throw-away computer and the site are gone")
+    return 0
+
+
+if __name__ == "__main__":
+    if shutil.which("dpkg") is None:
+        sys.exit("The demonstration installs Debian packages and needs dpkg.")
+    sys.exit(main())
