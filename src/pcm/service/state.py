@@ -1,0 +1,345 @@
+"""The client's state database: opened, checked, migrated, and changed only in whole transactions.
+
+Serves steps 6–12; `service.worker` opens it right after the lock, before anything else is decided. `pcm.service.journal` and the
+shell's own modules stand on `transaction` and `rows`. It never decides what runs, and never mends a database in place: a damaged
+one is kept aside, a fresh one begins, and what ran before is found again by detection (KB Q229809, Q122202).
+
+Every transaction is one of two kinds. `durable`: on the disk when it returns, whatever the power does. Not durable: it survives
+the death of this process, and after a power cut may be missing, but only together with everything later (one write-ahead log).
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+from pcm.model.errors import MachineError, StoreError
+from pcm.service import store_errors
+from pcm.service.keepsakes import FILE, Keepsakes, merge_floors, merge_releases, read_keepsakes, write_keepsakes
+from pcm.service.records import InstalledRelease, RefusalRecord, to_text, to_time
+from pcm.service.schema import MIGRATIONS, VERSION
+from pcm.trust.floors import Floor, Floors
+
+DATABASE = "state.db"
+BUSY_S = 10.0
+Rows = list[tuple[Any, ...]]
+
+
+class State:
+    """One open state database. Made by `State.open`; used by one thread; closed by `close` or as a context manager.
+
+    Attributes:
+        folder: The state folder.
+        rebuilt: Why this opening began a fresh database in place of a lost one; empty if it did not.
+    """
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
+        self.folder = folder
+        self.rebuilt = ""
+        self._connection = connection
+        self._depth = 0
+        self._floors_changed = False
+        self._releases_changed = False
+
+    @classmethod
+    def open(cls, folder: Path, now: datetime, *, repair: bool = True) -> Self:
+        """Open the database in `folder`, making or rebuilding it if need be.
+
+        Args:
+            folder: Made with mode 0700 if it is missing.
+            now: Aware; the time of a rebuilding, if there is one.
+            repair: False for whoever does not hold the instance lock: damage is then an error.
+
+        Raises:
+            StoreError: `store.disk_full`, `store.busy`, `store.not_writable`, `store.newer_schema`, `store.damaged` (only
+                without `repair`).
+        """
+        with store_errors.mapped_system(folder):
+            _make_folder(folder)
+            keepsakes, trouble = _recall(folder, now, repair=repair)
+            loss = ""
+            try:
+                state = cls._open_checked(folder, known=keepsakes is not None or bool(trouble))
+            except (sqlite3.DatabaseError, StoreError) as error:
+                if not repair or not store_errors.is_damage(error):
+                    raise
+                _set_aside(folder, now)
+                state = cls(folder, _connect(folder))
+                loss = store_errors.describe(error)
+            state._prepare(keepsakes, now, loss=loss, trouble=trouble)
+            return state
+
+    @classmethod
+    def _open_checked(cls, folder: Path, *, known: bool) -> Self:
+        ended_badly = store_errors.ended_badly(folder)  # before SQLite touches its log
+        state = cls(folder, _connect(folder))
+        try:
+            state._check(known=known, thoroughly=ended_badly)
+        except BaseException:
+            state._connection.close()
+            raise
+        return state
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is still to be kept beside the database, and close it. Safe to call twice."""
+        if self._releases_changed or self._floors_changed:
+            self._keep()
+        self._connection.close()
+
+    # -- transactions -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """Change several rows or none. Inside another transaction it joins that one, and its durability.
+
+        Raises:
+            StoreError: `store.disk_full` and others; then nothing was changed.
+        """
+        if self._depth:
+            self._depth += 1
+            try:
+                yield self._connection
+            finally:
+                self._depth -= 1
+            return
+        before = self._floors_changed, self._releases_changed
+        with store_errors.mapped(self.folder):
+            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._depth = 1
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._floors_changed, self._releases_changed = before
+                self._undo()
+                raise
+            finally:
+                self._depth = 0
+        if self._floors_changed:
+            self._keep()
+
+    def rows(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Rows:
+        """Read rows. Raises StoreError."""
+        with store_errors.mapped(self.folder):
+            return self._connection.execute(query, parameters).fetchall()
+
+    def _undo(self) -> None:
+        if self._connection.in_transaction:
+            # the first error is the one to tell; a disk that is full may refuse even this
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+
+    # -- meta, floors, releases, refusals -----------------------------------------------------------------------------
+
+    def meta(self, key: str, default: str = "") -> str:
+        """One small value by its key."""
+        found = self.rows("SELECT value FROM meta WHERE key = ?", (key,))
+        return str(found[0][0]) if found else default
+
+    def set_meta(self, key: str, value: str, *, kept: bool = False, durable: bool = True) -> None:
+        """Store a small value. `kept`: it survives even the loss of the database (one more file write)."""
+        with self.transaction(durable=durable) as connection:
+            connection.execute(
+                "INSERT INTO meta (key, value, kept) VALUES (?, ?, ?) "
+                "ON CONFLICT (key) DO UPDATE SET value = excluded.value, kept = excluded.kept",
+                (key, value, kept),
+            )
+            self._floors_changed = self._floors_changed or kept
+
+    def delete_meta(self, key: str) -> None:
+        """Forget a small value, if it is there."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM meta WHERE key = ?", (key,))
+
+    def floors(self, repository: str) -> Floors:
+        """Version floors of one repository, `instructions` or `packages`."""
+        found = self.rows("SELECT role, version, keyids FROM floors WHERE repository = ?", (repository,))
+        return Floors({role: Floor(version, tuple(keyids.split())) for role, version, keyids in found})
+
+    def store_floors(self, repository: str, floors: Floors) -> None:
+        """Replace one repository's floors; `pcm.trust.floors` alone decides what they are."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM floors WHERE repository = ?", (repository,))
+            connection.executemany(
+                "INSERT INTO floors VALUES (?, ?, ?, ?)",
+                [(repository, role, floor.version, " ".join(floor.keys)) for role, floor in floors.roles.items()],
+            )
+            self._floors_changed = True
+
+    def releases(self) -> dict[str, InstalledRelease]:
+        """For each package the newest release that ran here."""
+        found = self.rows("SELECT package, release, version, min_release, installed, changed FROM releases")
+        return {
+            package: InstalledRelease(package, release, version, min_release, bool(installed), to_time(changed))
+            for package, release, version, min_release, installed, changed in found
+        }
+
+    def store_release(self, release: InstalledRelease) -> None:
+        """Record what was installed or removed. It reaches `floors.json` when the state is closed or next opened."""
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO releases VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    release.package,
+                    release.release,
+                    release.version,
+                    release.min_release,
+                    release.installed,
+                    to_text(release.changed),
+                ),
+            )
+            self._releases_changed = True
+
+    def refuse(self, code: str, at: datetime, reason: str, source: str = "") -> None:
+        """Record something refused as a whole. The same again, not yet reported, only counts up."""
+        with self.transaction() as connection:
+            again = connection.execute(
+                "UPDATE refusals SET count = count + 1 WHERE code = ? AND source = ? AND reported_in IS NULL",
+                (code, source),
+            )
+            if again.rowcount == 0:
+                connection.execute(
+                    "INSERT INTO refusals (code, at, reason, source) VALUES (?, ?, ?, ?)",
+                    (code, to_text(at), reason, source),
+                )
+
+    def refusals(self, *, unreported: bool = False, limit: int = 100) -> list[RefusalRecord]:
+        """Refusals, oldest first; the newest `limit` of them unless only unreported ones are wanted."""
+        query = "SELECT seq, code, at, reason, source, count, reported_in FROM refusals"
+        if unreported:
+            found = self.rows(f"{query} WHERE reported_in IS NULL ORDER BY seq LIMIT ?", (limit,))
+        else:
+            found = self.rows(f"{query} ORDER BY seq DESC LIMIT ?", (limit,))[::-1]
+        return [RefusalRecord(seq, code, to_time(at), *rest) for seq, code, at, *rest in found]
+
+    def mark_refusals_reported(self, seqs: Sequence[int], report_seq: int) -> None:
+        """Say in which report these refusals went out."""
+        with self.transaction() as connection:
+            connection.executemany(
+                "UPDATE refusals SET reported_in = ? WHERE seq = ?", [(report_seq, seq) for seq in seqs]
+            )
+
+    # -- opening ------------------------------------------------------------------------------------------------------
+
+    def _check(self, *, known: bool, thoroughly: bool) -> None:
+        version = self._user_version()
+        if version > VERSION:
+            raise StoreError(
+                f"The state database in {self.folder} was written by a newer PCM service (schema {version}, this one knows "
+                f"{VERSION}). Install that version again.",
+                code="store.newer_schema",
+            )
+        if version == 0 and known:
+            raise StoreError(f"The state database in {self.folder} is missing or empty.", code="store.damaged")
+        if version and thoroughly:
+            found = self._connection.execute("PRAGMA quick_check(1)").fetchall()
+            if found != [("ok",)]:
+                raise StoreError(
+                    f"The state database in {self.folder} is damaged: {found[0][0]}.", code="store.damaged"
+                )
+            store_errors.clear_suspicion(self.folder)
+
+    def _prepare(self, keepsakes: Keepsakes | None, now: datetime, *, loss: str, trouble: str) -> None:
+        """Bring the schema up to date and both copies of the floors together."""
+        if self._user_version() < VERSION or loss or trouble:
+            with self.transaction():
+                self._migrate()
+                if loss:
+                    self.rebuilt = loss
+                    for key, value in (keepsakes or Keepsakes()).meta.items():
+                        self.set_meta(key, value, kept=True)
+                    self.set_meta("history_lost", to_text(now))
+                    self.refuse("store.rebuilt", now, loss[:1000], DATABASE)
+                if trouble:
+                    self.refuse("store.floors_damaged", now, trouble[:1000], FILE)
+        if self._keepsakes() != keepsakes:
+            self._merge(keepsakes or Keepsakes())
+            write_keepsakes(self.folder, self._keepsakes())
+        self._floors_changed = self._releases_changed = False
+
+    def _migrate(self) -> None:
+        for number, statements in enumerate(MIGRATIONS[self._user_version() :], start=self._user_version() + 1):
+            for statement in statements:
+                self._connection.execute(statement)
+            self._connection.execute(f"PRAGMA user_version = {number}")
+
+    def _merge(self, keepsakes: Keepsakes) -> None:
+        with self.transaction():
+            for repository, theirs in keepsakes.floors.items():
+                mine = self.floors(repository)
+                merged = merge_floors(mine, theirs)
+                if merged != mine:
+                    self.store_floors(repository, merged)
+            installed = self.releases()
+            for package, release in merge_releases(installed, keepsakes.releases).items():
+                if installed.get(package) != release:
+                    self.store_release(release)
+
+    def _keepsakes(self) -> Keepsakes:
+        repositories = [str(row[0]) for row in self.rows("SELECT DISTINCT repository FROM floors")]
+        kept = {str(key): str(value) for key, value in self.rows("SELECT key, value FROM meta WHERE kept = 1")}
+        return Keepsakes({name: self.floors(name) for name in repositories}, self.releases(), kept)
+
+    def _keep(self) -> None:
+        # The database has it already, and each opening compares both; a full disk must not undo what is committed.
+        with contextlib.suppress(StoreError, MachineError):
+            write_keepsakes(self.folder, self._keepsakes())
+            self._floors_changed = self._releases_changed = False
+
+    def _user_version(self) -> int:
+        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if os.name == "posix" and folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
+
+
+def _connect(folder: Path) -> sqlite3.Connection:
+    path = folder / DATABASE
+    # made by us first, so that it never exists with other rights; SQLite gives its log files the same ones
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+    try:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _recall(folder: Path, now: datetime, *, repair: bool) -> tuple[Keepsakes | None, str]:
+    """Read `floors.json`; a damaged one is put aside and told."""
+    try:
+        return read_keepsakes(folder), ""
+    except ValueError as error:
+        if not repair:
+            raise StoreError(f"{folder / FILE} is damaged: {error}.", code="store.damaged") from None
+        (folder / FILE).rename(folder / f"{FILE}.damaged-{_stamp(now)}")
+        return None, f"{FILE} was damaged and is kept aside."
+
+
+def _set_aside(folder: Path, now: datetime) -> None:
+    """Keep the damaged database, with its log, for whoever wants to look at it."""
+    target = folder / f"{DATABASE}.damaged-{_stamp(now)}"
+    for suffix in ("-wal", "-shm", ""):
+        source = folder / f"{DATABASE}{suffix}"
+        if source.exists():
+            source.rename(f"{target}{suffix}")
+    store_errors.clear_suspicion(folder)
+
+
+def _stamp(now: datetime) -> str:
+    return now.strftime("%Y%m%dT%H%M%S%f")
