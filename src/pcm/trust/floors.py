@@ -1,0 +1,161 @@
+"""Version floors: for each role of a repository the newest version that this client has accepted.
+
+Serves step 6, checks 5 and 8 (design: 'What the client checks'). They outlive every cached file: the caller keeps
+them in its database and stores the raised ones in the transaction that makes a refreshed copy current. Pure; the
+caller reads the clock.
+
+A floor never goes down, with one exception: when a new root (for a team: new top-level targets) takes a key from a
+role, that role's floor is forgotten, because whoever had the key may have pushed the versions up out of reach (TUF
+specification 1.0.31, 5.3.11).
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+
+from pcm.model.errors import PcmError, Retry, TransferError
+from pcm.trust.codes import refuse
+
+TOLERANCE_MS = 120_000
+
+
+class Floor(msgspec.Struct, frozen=True):
+    """The newest accepted version of one role, and the ids of the keys that could sign it then."""
+
+    version: int
+    keys: tuple[str, ...]
+
+
+class Floors(msgspec.Struct, frozen=True):
+    """The floors of one repository: role name → floor."""
+
+    roles: dict[str, Floor] = msgspec.field(default_factory=dict)
+
+    def version(self, role: str) -> int:
+        """A role's floor; 0 if it has none."""
+        floor = self.roles.get(role)
+        return 0 if floor is None else floor.version
+
+    def to_json(self) -> bytes:
+        """As the caller keeps it."""
+        return msgspec.json.encode(self, order="sorted")
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Floors":
+        """Read back `to_json`.
+
+        Raises:
+            msgspec.DecodeError: the database is damaged.
+        """
+        return msgspec.json.decode(data, type=cls)
+
+
+def forget_revoked(floors: Floors, offered: Floors) -> Floors:
+    """Drop the floor of each role that has lost a key since the floor was set.
+
+    No older root (or older top-level targets) can do this by having other keys: its own floor is never dropped so, and `check`
+    refuses it.
+
+    Args:
+        floors: As stored.
+        offered: What the verified metadata says now.
+
+    Returns:
+        The floors to check `offered` against.
+    """
+    return Floors(
+        {
+            role: floor
+            for role, floor in floors.roles.items()
+            if role == "root" or not _lost_key(floor, offered.roles.get(role))
+        }
+    )
+
+
+def _lost_key(floor: Floor, now: Floor | None) -> bool:
+    return now is not None and not set(floor.keys) <= set(now.keys)
+
+
+def check(floors: Floors, offered: Floors, name: str) -> None:
+    """Check 5: no role may be older than its floor.
+
+    Args:
+        floors: From `forget_revoked`.
+        offered: Versions that were verified now.
+        name: The repository, for messages.
+
+    Raises:
+        TrustError: `trust.rollback`.
+    """
+    for role, floor in floors.roles.items():
+        now = offered.roles.get(role)
+        if now is not None and now.version < floor.version:
+            raise refuse(
+                "trust.rollback",
+                f"{name}: the server offers {role} {now.version}, older than {floor.version}, which was seen here already.",
+            )
+
+
+def check_dated(floors: Floors, offered: Floors, now_ms: int, name: str) -> None:
+    """Check 5 for the instruction repository, whose versions are milliseconds.
+
+    What a server lacks may simply not have reached it yet: if it is less than two minutes younger than what the server has, or
+    was signed less than two minutes ago, the server is stale, not hostile. Either way its files are not taken.
+
+    Args:
+        now_ms: Unix time in milliseconds.
+
+    Raises:
+        TransferError: `transfer.stale_server`, to be asked elsewhere or later.
+        TrustError: `trust.rollback`.
+    """
+    for role in ("timestamp", "snapshot", "targets"):
+        behind = floors.version(role) - offered.version(role)
+        if behind <= 0:
+            continue
+        if behind < TOLERANCE_MS or abs(now_ms - floors.version(role)) < TOLERANCE_MS:
+            raise _stale(name, role, behind)
+        break
+    check(floors, offered, name)
+
+
+def raise_floors(floors: Floors, offered: Floors) -> Floors:
+    """The floors to store once `offered` is accepted: its versions and keys, and what it does not speak of as it was."""
+    return Floors({**floors.roles, **offered.roles})
+
+
+def dated_floor_s(floors: Floors) -> float:
+    """The latest time (unix seconds) that an instruction repository's floors prove: its versions are times of signing.
+
+    It falls when a revoked key's floor is forgotten, so a stolen lease key cannot set this client's idea of time for ever.
+    """
+    return max((floors.version(role) for role in ("timestamp", "snapshot", "targets")), default=0) / 1000
+
+
+def least_versions(minimum: Mapping[str, int], offered: Floors, name: str) -> None:
+    """Check 8: the package repository is at least as new as the site knew it when it signed the instructions.
+
+    Raises:
+        TrustError: `trust.freeze`: a mirror that stands still.
+    """
+    for role, version in minimum.items():
+        if offered.version(role) < version:
+            raise refuse(
+                "trust.freeze",
+                f"{name}: the mirror offers {role} {offered.version(role)}; the site has published {version}. "
+                "It is frozen or behind.",
+            )
+
+
+def _stale(name: str, role: str, behind_ms: int) -> PcmError:
+    return TransferError(
+        f"{name}: the server's {role} is {behind_ms / 1000:.0f} s older than what was seen here; it has not caught up yet.",
+        code="transfer.stale_server",
+        retry=Retry.ELSEWHERE,
+    )
+
+
+def now_in_ms(now: datetime) -> int:
+    """An aware time as unix milliseconds."""
+    return int(now.timestamp() * 1000)

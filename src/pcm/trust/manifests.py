@@ -1,0 +1,80 @@
+"""Manifests by hash: from the local folder if it still has them unharmed, else from a distribution server.
+
+Serves step 6, between check 8 and the cross-check. Every byte that leaves here has the length and hash that was asked
+for; nothing is parsed. The folder is shared by all refreshes, because a hash never means anything else.
+"""
+
+import hashlib
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from pcm.model.errors import StoreError
+from pcm.trust.codes import refuse
+from pcm.trust.fetching import Deadline, Fetch, read_file
+
+
+class Manifests:
+    """The manifests in one folder, completed from one server.
+
+    Args:
+        folder: Made when needed.
+        fetch: Asks a distribution server; names are below its root.
+        deadline: For all of them together.
+    """
+
+    def __init__(self, folder: Path, fetch: Fetch, deadline: Deadline | None = None) -> None:
+        self._folder = folder
+        self._fetch = fetch
+        self._deadline = deadline or Deadline()
+
+    def read(self, path: str, length: int, sha256: str) -> bytes:
+        """Bytes of one manifest.
+
+        Args:
+            path: Its target path.
+            length: In bytes, as both repositories say.
+            sha256: Hex, as both repositories say.
+
+        Raises:
+            TrustError: `trust.mix_and_match`, `trust.endless_data`.
+            TransferError: it did not arrive.
+            StoreError: it cannot be kept.
+        """
+        kept = self._folder / f"{sha256}.json"
+        data = _read(kept, length)
+        if data is not None and _fits(data, length, sha256):
+            return data
+        folder, _, name = path.rpartition("/")
+        data = read_file(self._fetch, f"targets/{folder}/{sha256}.{name}", length, self._deadline)
+        if not _fits(data, length, sha256):
+            raise refuse("trust.mix_and_match", f"The server's {path} is not the manifest that was signed.")
+        self._keep(kept, data)
+        return data
+
+    def forget_others(self, wanted: Collection[str]) -> None:
+        """Remove manifests whose SHA-256 is not among `wanted`."""
+        for path in self._folder.glob("*"):
+            if path.stem not in wanted:
+                path.unlink(missing_ok=True)
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        fresh = path.with_suffix(".new")
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh.write_bytes(data)
+            os.replace(fresh, path)  # noqa: PTH105 (one name for one act)
+        except OSError as error:
+            raise StoreError(f"The manifest {path} cannot be kept: {error.strerror}.") from error
+
+
+def _read(path: Path, length: int) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(length + 1)
+    except OSError:
+        return None
+
+
+def _fits(data: bytes, length: int, sha256: str) -> bool:
+    return len(data) == length and hashlib.sha256(data).hexdigest() == sha256
