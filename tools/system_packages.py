@@ -39,9 +39,9 @@ def main() -> int:
     """Install what is missing, or name it."""
     missing = [package for package in PACKAGES if not any(Path("/").glob(package.proof))]
     if not missing:
-        return 0
+        return 0 if lists_present() or not can_install() else refresh_lists()
     names = [package.name for package in missing]
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+    if not can_install():
         reason = "Without root" if os.geteuid() != 0 else "Without apt-get"
         print(f"system: {reason} these are not installed, and the tests that need them are skipped:")
         for package in missing:
@@ -74,6 +74,19 @@ def apt(command: list[str]) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def can_install() -> bool:
+    """Whether this is root on a machine with apt."""
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+def refresh_lists() -> int:
+    """Fetch package lists where there are none at all: some tests install real Debian packages."""
+    print("system: fetching apt's package lists", flush=True)
+    if apt(["apt-get", "update"]).returncode != 0:
+        print("system: apt-get update failed; tests that need apt are skipped", file=sys.stderr)
+    return 0
 
 
 def lists_present() -> bool:
