@@ -44,7 +44,7 @@ class DecodedAnswer:
         most: Largest decoded length in bytes.
 
     Raises:
-        TransferError: `transfer.protocol`: not a zstd frame, or a window over 16 MiB; `transfer.too_long`.
+        TransferError: `transfer.damaged`: not a zstd frame, or a window over 16 MiB; `transfer.too_long`.
     """
 
     def __init__(self, answer: "Answer", most: int) -> None:
@@ -68,10 +68,9 @@ class DecodedAnswer:
         try:
             parameters = zstandard.get_frame_parameters(start)
         except zstandard.ZstdError as error:
-            code = "transfer.truncated" if len(start) < 18 else "transfer.protocol"
-            raise transfer_error(code, "The server's object is not a zstd frame.") from error
+            raise transfer_error("transfer.damaged", "The server's object is not a zstd frame.") from error
         if parameters.window_size > MAX_WINDOW:
-            raise transfer_error("transfer.protocol", "The server's object needs too large a window to decode.")
+            raise transfer_error("transfer.damaged", "The server's object needs too large a window to decode.")
         unknown = parameters.content_size >= (1 << 64) - 2  # ZSTD_CONTENTSIZE_UNKNOWN, _ERROR
         if not unknown and parameters.content_size > self._most:
             raise transfer_error(
@@ -87,7 +86,7 @@ class DecodedAnswer:
         try:
             data = self._reader.read(most)
         except self._failure as error:
-            raise transfer_error("transfer.protocol", f"The server's object is damaged: {error}.") from error
+            raise transfer_error("transfer.damaged", f"The server's object is damaged: {error}.") from error
         self._came += len(data)
         if self._came > self._most:
             raise transfer_error("transfer.too_long", f"The object has more than the {self._most} bytes that it may.")
@@ -97,9 +96,9 @@ class DecodedAnswer:
 
     def _check_end(self) -> None:
         if self._promised is not None and self._came != self._promised:
-            raise transfer_error("transfer.truncated", f"The object ends after {self._came} of {self._promised} bytes.")
+            raise transfer_error("transfer.damaged", f"The object ends after {self._came} of {self._promised} bytes.")
         if self._encoded.read():
-            raise transfer_error("transfer.protocol", "Something follows the server's object.")
+            raise transfer_error("transfer.damaged", "Something follows the server's object.")
 
     def close(self) -> None:
         """See `web.Answer.close`."""

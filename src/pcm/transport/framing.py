@@ -44,6 +44,7 @@ CODES: Mapping[str, Retry] = MappingProxyType(
         "transfer.too_slow": Retry.ELSEWHERE,
         "transfer.too_long": Retry.ELSEWHERE,
         "transfer.truncated": Retry.ELSEWHERE,
+        "transfer.damaged": Retry.ELSEWHERE,
         "transfer.redirected": Retry.ELSEWHERE,
         "transfer.server_error": Retry.ELSEWHERE,
         "transfer.protocol": Retry.ELSEWHERE,

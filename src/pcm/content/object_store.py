@@ -1,0 +1,136 @@
+"""The server's store of objects: packed files by hash, in a folder that any web server can serve.
+
+Serves steps 2 (uploads come in), 5 (content is there before any instruction names it, KB Q235837) and 8 (clients read it).
+An object is verified by unpacking it before it gets its name; there is never half a one, and never a wrong one that came
+through here. Objects are immutable: what is there stays as it is until it is deleted as a whole.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+
+from pcm.content.objects import is_object_name, object_path, pieces_of, unpack, verified
+from pcm.content.whole_files import storing, sweep, write_whole
+from pcm.model.errors import RequestError, TrustError
+
+
+class StoredObject(NamedTuple):
+    """One object: the hash of its plain bytes, and the bytes that it takes up packed."""
+
+    sha256: str
+    packed: int
+
+
+class ObjectStore(Protocol):
+    """Where objects are kept: a folder today, a bucket another day."""
+
+    def put(self, sha256: str, length: int, packed: Iterable[bytes]) -> bool:
+        """Take an object in, verified before it is visible; False if it was there already (nothing is read then).
+
+        Raises:
+            TrustError: `trust.content`, `trust.endless_data`: it is not what its name says.
+            StoreError: `store.disk_full`, `store.not_writable`.
+            RequestError: `request.object_name`.
+        """
+
+    def has(self, sha256: str) -> bool:
+        """Whether the object is there."""
+
+    def open(self, sha256: str) -> BinaryIO:
+        """Its packed bytes. Raises RequestError `not_found`."""
+
+    def delete(self, sha256: str) -> bool:
+        """Remove it; False if it was not there."""
+
+    def list(self) -> Iterator[StoredObject]:
+        """All objects, in no particular order."""
+
+
+class FolderObjectStore:
+    """An `ObjectStore` in a folder, with the layout that a distribution server shows.
+
+    Args:
+        root: The distribution server's root; objects lie below `objects/`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, sha256: str, length: int, packed: Iterable[bytes]) -> bool:
+        """See `ObjectStore.put`."""
+        path = self._path(sha256)
+        if path.exists():
+            return False
+        write_whole(path, _verified_as_it_passes(packed, sha256, length))
+        return True
+
+    def has(self, sha256: str) -> bool:
+        """See `ObjectStore.has`."""
+        return self._path(sha256).is_file()
+
+    def open(self, sha256: str) -> BinaryIO:
+        """See `ObjectStore.open`."""
+        try:
+            return self._path(sha256).open("rb")
+        except OSError as error:
+            raise RequestError(f"There is no object {sha256} in {self.root}.", code="not_found") from error
+
+    def delete(self, sha256: str) -> bool:
+        """See `ObjectStore.delete`."""
+        path = self._path(sha256)
+        with storing(path):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return False
+        return True
+
+    def list(self) -> Iterator[StoredObject]:
+        """See `ObjectStore.list`."""
+        for path in self.root.glob("objects/[0-9a-f][0-9a-f]/*.zst"):
+            name = path.name.removesuffix(".zst")
+            if is_object_name(name):
+                with contextlib.suppress(FileNotFoundError):
+                    yield StoredObject(name, path.stat().st_size)
+
+    def sweep(self) -> int:
+        """Remove what interrupted uploads left; returns how many files. Not while uploads run."""
+        return sweep(self.root / "objects")
+
+    def _path(self, sha256: str) -> Path:
+        if not is_object_name(sha256):
+            raise RequestError(f"{sha256[:80]!r} is not the SHA-256 of an object.", code="request.object_name")
+        return self.root / object_path(sha256)
+
+
+def _verified_as_it_passes(packed: Iterable[bytes], sha256: str, length: int) -> Iterator[bytes]:
+    """The packed bytes, each piece once it is unpacked and hashed; the verdict falls before the last one is passed on."""
+    passed: list[bytes] = []
+
+    def noted() -> Iterator[bytes]:
+        for piece in packed:
+            passed.append(piece)
+            yield piece
+
+    for _ in verified(unpack(noted(), length), sha256, length, "An upload"):
+        yield from passed
+        passed.clear()
+    yield from passed
+
+
+def verify_store(store: ObjectStore, lengths: dict[str, int]) -> list[str]:
+    """Unpack and hash objects of a store again; those that are absent or damaged, by name.
+
+    Args:
+        lengths: Name to plain length, of the objects to look at.
+    """
+    damaged: list[str] = []
+    for sha256, length in lengths.items():
+        try:
+            with store.open(sha256) as file:
+                for _ in verified(unpack(pieces_of(file), length), sha256, length, "The store"):
+                    pass
+        except (RequestError, TrustError):
+            damaged.append(sha256)
+    return damaged

@@ -1,0 +1,132 @@
+"""Objects: the form in which a package's files lie on distribution servers.
+
+Serves steps 2 (packing) and 8 (naming what to fetch). A file is one object: its bytes in one zstd frame, named by the SHA-256
+of its *plain* bytes, so that any dumb server can hold it, equal files are one object, and whoever unpacks it can check it
+without trusting anybody. Streams only: no file is ever whole in memory. Opens no network connection.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+import zstandard
+
+from pcm.model.errors import StoreError, TrustError
+
+LEVEL = 3  # at once when publishing; level 19 takes its place in the background later
+PIECE = 128 * 1024
+MAX_WINDOW = 16 * 1024 * 1024  # bytes; what a client accepts (transport.decoding)
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def object_path(sha256: str) -> str:
+    """Where the object lies below a distribution server: `objects/ab/abcd...zst`."""
+    return f"objects/{sha256[:2]}/{sha256}.zst"
+
+
+def is_object_name(sha256: str) -> bool:
+    """Whether this is 64 lower-case hex digits."""
+    return bool(_SHA256.match(sha256))
+
+
+def largest_packed(length: int) -> int:
+    """The most bytes that a file of `length` bytes can have as an object (zstd's own bound, and room for headers)."""
+    return length + (length >> 7) + 1024
+
+
+def pack(file: BinaryIO, length: int, level: int = LEVEL) -> Iterator[bytes]:
+    """Compress a file into an object: one frame, with the length in its header.
+
+    Args:
+        file: Read from where it stands to its end.
+        length: Exactly how many bytes that are.
+
+    Raises:
+        StoreError: `store.file_changed`: the file has another length.
+    """
+    packer = zstandard.ZstdCompressor(level=level, write_content_size=True).chunker(size=length, chunk_size=PIECE)
+    came = 0
+    try:
+        while data := file.read(PIECE):
+            came += len(data)
+            yield from packer.compress(data)
+        yield from packer.finish()  # type: ignore[no-untyped-call] # missing in its stub
+    except zstandard.ZstdError as error:
+        raise StoreError(
+            f"A file was to have {length} bytes and has {came} now: it changed while it was read.",
+            code="store.file_changed",
+        ) from error
+
+
+def unpack(packed: Iterable[bytes], most: int) -> Iterator[bytes]:
+    """Decompress an object in bounded pieces, whatever it claims.
+
+    Args:
+        packed: The object's bytes.
+        most: Largest plain length in bytes.
+
+    Raises:
+        TrustError: `trust.content` (not one zstd frame, too large a window), `trust.endless_data` (longer than `most`).
+    """
+    source = _Pulled(packed)
+    unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+    came = 0
+    try:
+        reader = unpacker.stream_reader(source, read_size=PIECE)  # type: ignore[arg-type] # only `read` is used
+        while data := reader.read(PIECE):
+            came += len(data)
+            if came > most:
+                raise TrustError(f"An object unpacks to more than {most} bytes.", code="trust.endless_data")
+            yield data
+    except zstandard.ZstdError as error:
+        raise TrustError(f"An object is not one zstd frame: {error}.", code="trust.content") from error
+    if source.read():
+        raise TrustError("Something follows an object's frame.", code="trust.content")
+
+
+def pieces_of(file: BinaryIO) -> Iterator[bytes]:
+    """An open file's bytes from where it stands, in pieces of 128 KiB."""
+    while data := file.read(PIECE):
+        yield data
+
+
+class _Pulled:
+    """A `read` over an iterable, as zstandard wants it."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = b""
+
+    def read(self, most: int = -1) -> bytes:
+        while not self._rest:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return b""
+            self._rest = piece
+        if most < 0:
+            most = len(self._rest)
+        data, self._rest = self._rest[:most], self._rest[most:]
+        return data
+
+
+def verified(pieces: Iterable[bytes], sha256: str, length: int, origin: str) -> Iterator[bytes]:
+    """Pass bytes on while counting and hashing them; the last piece is passed before the verdict, so wait for the end.
+
+    Args:
+        origin: Where the bytes come from, for the message.
+
+    Raises:
+        TrustError: `trust.endless_data`: longer than signed; `trust.content`: shorter, or other bytes.
+    """
+    digest, came = hashlib.sha256(), 0
+    for piece in pieces:
+        came += len(piece)
+        if came > length:
+            raise TrustError(
+                f"{origin} gives more than the {length} bytes of file {sha256}.", code="trust.endless_data"
+            )
+        digest.update(piece)
+        yield piece
+    if came != length or digest.hexdigest() != sha256:
+        raise TrustError(f"{origin} gives other bytes than those of file {sha256}.", code="trust.content")

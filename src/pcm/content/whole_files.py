@@ -1,0 +1,84 @@
+"""Writing files that are there whole or not at all, in folders that other programs read meanwhile.
+
+Serves steps 2, 5 and 8: distribution and logon folders and both stores write through it. A reader never sees half a file
+(KB Q140928): bytes go to a temporary name beside the final one, are synced, and take the name in one rename.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pcm.model.errors import StoreError
+
+TEMPORARY_PREFIX = ".incoming-"
+
+
+def write_whole(path: Path, content: bytes | Iterable[bytes], *, mode: int = 0o644, durable: bool = True) -> None:
+    """Write a file and give it its name when it is complete, replacing one of that name.
+
+    Args:
+        content: All bytes, or pieces; an error while they are made leaves no trace.
+        durable: Sync file and folder, so that it survives a power cut; else only other programs see it whole.
+
+    Raises:
+        StoreError: `store.disk_full`, `store.not_writable`.
+    """
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb", 0) as file:
+                for piece in (content,) if isinstance(content, bytes) else content:
+                    write_all(file.fileno(), piece)
+                os.fchmod(file.fileno(), mode)
+                if durable:
+                    os.fsync(file.fileno())
+            temporary.rename(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        if durable:
+            sync_folder(path.parent)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write every byte to an open file."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sweep(folder: Path) -> int:
+    """Remove what interrupted writers left in a folder and the folders directly below it; returns how many files."""
+    removed = 0
+    for pattern in (f"{TEMPORARY_PREFIX}*", f"*/{TEMPORARY_PREFIX}*"):
+        for left in folder.glob(pattern):
+            with contextlib.suppress(FileNotFoundError):
+                left.unlink()
+                removed += 1
+    return removed
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Map what the file system refuses to a StoreError that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StoreError(f"There is no room left for {path}. Free some space.", code="store.disk_full") from error
+        raise StoreError(f"{path} cannot be written: {error.strerror}.", code="store.not_writable") from error
