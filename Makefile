@@ -13,6 +13,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 BENCHES := $(addprefix bench/,$(addsuffix .py,agent content site faces windows))
+LINT := "$(BIN)/ruff check --quiet" "$(BIN)/ruff format --check --quiet" "$(BIN)/mypy" "sh tools/quietly.sh $(BIN)/lint-imports"
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .PHONY: help setup system lint check test demo docs lock changelog clean \
@@ -28,19 +29,15 @@ system: ## Install the Debian packages that tests need; without root: name them
 	@if [ "$(SYSTEM)" = yes ]; then $(PYTHON) tools/system_packages.py; fi
 
 lint: setup ## Style, types and import layers (ruff, mypy, import-linter)
-	@$(BIN)/ruff check --quiet
-	@$(BIN)/ruff format --check --quiet
-	@$(BIN)/mypy
-	@sh tools/quietly.sh $(BIN)/lint-imports
+	@sh tools/all_of.sh $(LINT)
 
-check: lint ## Lint, unit and contract tests: a minute or so
-	@$(PY) tools/build_docs.py --check
-	@$(PY) -m pytest -q -n $(JOBS) tests/unit tests/contract $(PYTEST_ARGS)
+check: setup ## Lint, docs, unit and contract tests: a minute or so
+	@sh tools/all_of.sh $(LINT) "$(PY) tools/build_docs.py --check" \
+		"$(PY) -m pytest -q -n $(JOBS) tests/unit tests/contract $(PYTEST_ARGS)"
 
-test: system lint ## Everything: lint, docs, and all tests that this machine can run
-	@$(PY) tools/build_docs.py
-	@$(PY) tools/changelog.py check
-	@$(PY) -m pytest -q -n $(JOBS) $(PYTEST_ARGS)
+test: setup system ## Everything: lint, docs, and all tests that this machine can run
+	@sh tools/all_of.sh $(LINT) "$(PY) tools/build_docs.py" "$(PY) tools/changelog.py check" \
+		"$(PY) -m pytest -q -n $(JOBS) $(PYTEST_ARGS)"
 
 demo: setup ## [demo/run.py] From an empty folder to installed software, then the stolen server; under a minute
 	@$(PY) tools/run_part.py demo/run.py -- $(ARGS)
