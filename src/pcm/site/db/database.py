@@ -1,10 +1,11 @@
 """Connections: one engine for SQLite or PostgreSQL, one way to read, one way to write, one boundary for its errors.
 
-Serves steps 2–5 and 12. A writer on SQLite begins at once as writer (BEGIN IMMEDIATE) and waits its turn, so it never
-fails half way because another one was faster; on PostgreSQL rows are locked where order matters. What is committed has reached the disk
-(synchronous=FULL) before anybody is told. It decides nothing about what is stored.
+Serves steps 2–5 and 12. A writer on SQLite begins at once as writer (BEGIN IMMEDIATE) and waits its turn, so it
+never fails half way because another one was faster; on PostgreSQL rows are locked where order matters. What is
+committed has reached the disk (synchronous=FULL) before anybody is told. It decides nothing about what is stored.
 """
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,6 +78,13 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+
+
+def take_turn(connection: Connection, what: str) -> None:
+    """Let one transaction at a time do `what`, until it ends. On SQLite there is only one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        number = int.from_bytes(hashlib.sha256(what.encode()).digest()[:8], "big", signed=True)
+        connection.execute(text("select pg_advisory_xact_lock(:number)"), {"number": number})
 
 
 def _make_engine(url: str) -> Engine:

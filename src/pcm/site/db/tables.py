@@ -1,7 +1,8 @@
 """Tables of clients, groups, jobs and what clients report. Typed columns for whatever is searched.
 
-Serves steps 3, 4, 5 and 12; `tables_packages` holds step 2's. Comes before `database` (connections) and is mirrored by
-`migrations`: a test holds the two together. Dense integer ids, so that sets of clients stay small. Nothing here connects to anything.
+Serves steps 3, 4, 5 and 12; `tables_packages` holds step 2's. Comes before `database` (connections) and is mirrored
+by `migrations`: a test holds the two together. Dense integer ids, so that sets of clients stay small. Nothing here
+connects to anything.
 """
 
 from datetime import UTC, datetime
@@ -132,6 +133,7 @@ clients = Table(
     Column("last_report_sha256", String(64)),
     Column("ledger_head", String(64)),
     Column("stands_on", BigInteger, nullable=False, server_default="0"),
+    Column("dropped_seq", BigInteger, nullable=False, server_default="0"),  # newest report that came by a drop folder
     # the instruction file, as the database knows it; files in logon folders are a projection of it
     Column("serial", BigInteger, nullable=False, server_default="0"),
     Column("content_sha256", String(64)),  # of all that matters in the body: not of its serial and dates
@@ -144,6 +146,7 @@ clients = Table(
     Column("dirty", Boolean, nullable=False, server_default=text("false")),
     Column("unwritten", Boolean, nullable=False, server_default=text("false")),
     Column("compile_failures", Integer, nullable=False, server_default="0"),
+    Column("retry_after", Moment),
     CheckConstraint("state in ('pending', 'enrolled', 'quarantined', 'revoked')", name="state"),
     Index("ix_clients_to_compile", "dirty", sqlite_where=text("dirty"), postgresql_where=text("dirty")),
     Index("ix_clients_to_write", "unwritten", sqlite_where=text("unwritten"), postgresql_where=text("unwritten")),
@@ -200,6 +203,8 @@ assignments = Table(
     Column("generation", Integer, nullable=False),
     Column("state", String(20), nullable=False),
     Column("cancelling", Boolean, nullable=False, server_default=text("false")),
+    Column("offered_serial", BigInteger),  # the first instruction file that names it
+    Column("withdrawn_serial", BigInteger),  # the first one after its cancellation that does not
     Column("code", String(80), nullable=False, server_default=""),
     Column("reason", Text, nullable=False, server_default=""),
     Column("created", Moment, nullable=False),

@@ -1,7 +1,7 @@
 """Bringing a database to this program's schema, with Alembic, from whatever released version it has.
 
-Serves `pcm site init` and the start of `pcm site serve`, before anything else reads the database. It refuses a database
-that a newer program has changed; it never goes back.
+Serves `pcm site init` and the start of `pcm site serve`, before anything else reads the database. It refuses a
+database that a newer program has changed; it never goes back.
 """
 
 from pathlib import Path
