@@ -99,9 +99,11 @@ class BootedHost:
         nspawn += ["--console=pipe", "--resolv-conf=off", "--timezone=off", "--link-journal=no"]
         nspawn += [f"--bind-ro={outside}:{inside}" for outside, inside in self._lent.items()]
         with self._console.open("ab") as console:
-            # If pytest itself is killed, the kernel ends the host.
+            # nspawn's death alone would leave the host running. As the first process of a namespace of its own it takes all along,
+            # so that the kernel ends the host if pytest itself is killed.
+            fate = "setpriv --pdeathsig=KILL unshare --pid --fork --kill-child=KILL --mount-proc"
             self._nspawn = subprocess.Popen(
-                ["sh", "-c", enter + 'exec setpriv --pdeathsig=KILL "$@"', "sh", *nspawn],
+                ["sh", "-c", f'{enter}exec {fate} "$@"', "sh", *nspawn],
                 env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -220,12 +222,14 @@ class BootedHost:
         answer = self._inside(["systemctl", "is-system-running"], timeout=BOOT_SECONDS)
         return answer.stdout.strip() in {"running", "degraded"}
 
-    def _find_leader(self, nspawn: int) -> bool:
-        """Find the host's first process: the child of nspawn that has become systemd."""
+    def _find_leader(self, process: int) -> bool:
+        """Find the host's first process: the descendant of ours that has become systemd."""
         with contextlib.suppress(OSError):
-            for child in Path(f"/proc/{nspawn}/task/{nspawn}/children").read_text().split():
+            for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
                 if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
                     self.leader = int(child)
+                    return True
+                if self._find_leader(int(child)):
                     return True
         return False
 

@@ -1,13 +1,16 @@
 """The test hosts themselves: what other end-to-end tests take for granted about them."""
 
 import http.server
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.booted_host import BootedHost, BootError, cable_of
+from tests.e2e.booted_host import ROOT, BootedHost, BootError, cable_of
 
 pytestmark = pytest.mark.needs("nspawn")
 
@@ -96,3 +99,24 @@ def test_closing_leaves_no_trace(nspawn_base: Path) -> None:
     assert not Path(f"/proc/{leader}").exists()
     assert not list(Path("/sys/fs/cgroup").glob(f"*/{name}"))
     assert not Path(f"/sys/class/net/{cable_of(name)}").exists()
+
+
+def test_a_host_ends_with_the_tests_that_booted_it(nspawn_base: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from tests.e2e.booted_host import BootedHost; "
+        "host = BootedHost(Path(sys.argv[1])); host.boot(); print(host.leader, flush=True); time.sleep(100)"
+    )
+    tests = subprocess.Popen([sys.executable, "-c", code, nspawn_base], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert tests.stdout
+    with tests.stdout:
+        leader = int(tests.stdout.readline())
+    assert Path(f"/proc/{leader}").exists()
+
+    tests.kill()
+    tests.wait()
+
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{leader}").exists():
+        assert time.monotonic() < deadline, "the host outlives its tests"
+        time.sleep(0.05)
+    BootedHost(nspawn_base).close()  # takes the same number, and with it away what was left
