@@ -1,0 +1,23 @@
+"""The computer this process runs on, as a `Machine`. The only place that knows which systems there are."""
+
+import sys
+
+from pcm.model.errors import MachineError, Retry
+from pcm.service.machine.interface import Machine
+
+
+def this_machine() -> Machine:
+    """Return the implementation for this operating system.
+
+    Raises:
+        MachineError: `machine.unsupported`.
+    """
+    if sys.platform == "linux":
+        from pcm.service.machine.linux.computer import LinuxMachine  # noqa: PLC0415 - each system loads its own
+
+        return LinuxMachine()
+    raise MachineError(
+        f"The service does not run on {sys.platform} yet; it needs Linux.",
+        code="machine.unsupported",
+        retry=Retry.NEVER,
+    )

@@ -1,0 +1,331 @@
+"""The operating system as the service sees it: one interface, so that another system is another implementation, not a redesign.
+
+Serves steps 8 (`stage`), 10 (`run`) and 11 (`detect`), and the supervisor's own needs (lock, peer, children). Before it stands
+`service.runner`, which journals; below it the operating system. It never decides what runs, reads no instructions, and keeps
+no state but the folder of each run. Standard library only: the resident supervisor imports this.
+
+A run in the order of calls, and what a `kill -9` of the worker at each point leaves behind:
+
+    reference = machine.reference_of(launch)    nothing has happened; the caller journals the reference
+    running = machine.start(launch, reference)  the tree exists and carries the run's id
+    ended = running.wait()                      the whole tree is gone, the output is stored; the caller journals `ended`
+    machine.forget(reference)                   what only served recovery is taken away
+
+    After a restart: `machine.find_again(reference)` answers with the same `RunningProgram` (the tree still works, or ended with
+    its result kept), or None (nothing is left and nobody saw the end: the caller reports 'unknown' and detects again).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from pcm.model.errors import MachineError, Retry
+
+SYSTEM = "system"
+TAIL_BYTES = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One program to start.
+
+    Attributes:
+        run_id: 8 to 64 lower-case hex digits, never used twice. Marks every process of the run (`PCM_RUN_ID`).
+        argv: `argv[0]` is an absolute path (`commands.resolve_program`); never a shell string (KB Q166245).
+        working_directory: absolute, existing (KB Q138245).
+        output_path: a new file in the run's own folder; stdout and stderr together. The folder is made if it is missing.
+        timeout_s: time limit for the whole tree, in seconds of a running computer (suspended time does not count).
+        run_as: `system`, or the name (or number) of a user.
+        environment: the program's signed variables; checked by `commands.compose_environment`.
+        context: the run's own variables, all named `PCM_...`.
+        output_limit_bytes: bytes of output kept from the start; the last `TAIL_BYTES` are kept besides.
+        grace_s: seconds between asking the tree to end and killing it.
+    """
+
+    run_id: str
+    argv: tuple[str, ...]
+    working_directory: Path
+    output_path: Path
+    timeout_s: float
+    run_as: str = SYSTEM
+    environment: Mapping[str, str] = field(default_factory=dict)
+    context: Mapping[str, str] = field(default_factory=dict)
+    output_limit_bytes: int = 1 << 20
+    grace_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunReference:
+    """What finds a run's processes again after the worker died. Known, and journalled, before the launch.
+
+    Attributes:
+        back_end: `tree` or `systemd`.
+        boot_id: processes do not outlive a boot; another id means that nobody is left.
+        user_id: numeric account of the run.
+        started_s: monotonic seconds of that boot.
+    """
+
+    run_id: str
+    back_end: str
+    boot_id: str
+    output_path: str
+    output_limit_bytes: int
+    user_id: int
+    started_s: float
+    timeout_s: float
+    grace_s: float
+
+    def to_json(self) -> dict[str, str | int | float]:
+        """Return a JSON-able form that `from_json` takes back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            MachineError: `machine.reference` if a field is missing or of another type (a damaged journal).
+        """
+        kinds: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+        values: dict[str, Any] = {each.name: document.get(each.name) for each in fields(cls)}
+        for each in fields(cls):
+            value = values[each.name]
+            if not isinstance(value, kinds[str(each.type)]) or isinstance(value, bool):
+                raise MachineError(
+                    f"The journalled run reference has no proper {each.name}; the run counts as unknown.",
+                    code="machine.reference",
+                    retry=Retry.NEVER,
+                )
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended, told once its whole process tree was gone. A failing program is data, not an error.
+
+    Attributes:
+        exit_code: of the first process; None if a signal ended it, or if nobody saw its end.
+        signal: number of the signal that ended it, if one did.
+        timed_out: the tree was killed because the time limit passed. `exit_code` may still be 0: a child hung.
+        output_tail: the last bytes of output, at most `TAIL_BYTES`.
+        output_bytes: bytes the program wrote, stored or not.
+        survivors_killed: processes that were still there when the tree had to be ended.
+        survivors_left: processes that even SIGKILL did not end (stuck in the kernel). Normally 0.
+    """
+
+    exit_code: int | None
+    signal: int | None
+    timed_out: bool
+    output_tail: bytes
+    output_bytes: int
+    duration_s: float
+    survivors_killed: int
+    survivors_left: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One reason why a path is not safe: `code` such as `owner`, `writable`, `symlink`, `missing`, and a text for people."""
+
+    path: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a local socket, as the kernel tells it."""
+
+    user_id: int
+    group_id: int
+    process_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Somebody who is logged on. `active`: in the foreground of its seat, or a live remote terminal."""
+
+    user: str
+    user_id: int
+    active: bool
+    remote: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A numeric account. `name` may be empty for a number nobody has a name for."""
+
+    user_id: int
+    group_id: int
+    name: str = ""
+    home: str = "/"
+    shell: str = "/usr/sbin/nologin"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Upper bounds for a confined child, set before it reads its first byte from outside."""
+
+    memory_bytes: int = 1 << 30
+    open_files: int = 256
+    processes: int = 64
+    file_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OwnProgram:
+    """A Python function of our own to run in a child process: `module.function(arguments)` returns its exit code.
+
+    Attributes:
+        account: None keeps this process's rights; otherwise the child imports `module` and then gives up every right for good.
+        kept_descriptors: open file descriptors the child inherits under the same numbers.
+        environment: complete; nothing is inherited.
+    """
+
+    module: str
+    function: str = "main"
+    arguments: tuple[str, ...] = ()
+    account: Account | None = None
+    limits: Limits = Limits()
+    kept_descriptors: tuple[int, ...] = ()
+    pipes: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class RunningProgram(Protocol):
+    """A started tree. One thread waits; any thread may kill."""
+
+    @property
+    def reference(self) -> RunReference:
+        """Identity of the run, as journalled."""
+
+    def wait(self) -> Ended:
+        """Serve the run (store output, keep its time limit) until no process of it is left."""
+
+    def kill(self) -> None:
+        """Ask for the end of the whole tree: asked politely, killed after the grace time. `wait` tells when it is done."""
+
+
+class OwnChild(Protocol):
+    """A child process made by `Machine.spawn`."""
+
+    @property
+    def process_id(self) -> int:
+        """Its number; valid until `wait` has returned."""
+
+    @property
+    def descriptor(self) -> int:
+        """A descriptor that polls readable when the child has ended."""
+
+    @property
+    def stdin(self) -> int:
+        """Writing end of its standard input, or -1 without pipes."""
+
+    @property
+    def stdout(self) -> int:
+        """Reading end of its standard output, or -1 without pipes."""
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Return the exit code (negative: signal), or None if it still runs after `timeout_s`."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+    def close(self) -> None:
+        """Kill it if it still runs, reap it, and close every descriptor."""
+
+
+class InstanceLock(Protocol):
+    """Held for as long as this process is the one instance."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None: ...
+
+    def release(self) -> None:
+        """Let another instance start."""
+
+
+class Processes(Protocol):
+    """Owning process trees: the part of a machine that has several back ends. See the module's docstring for the order."""
+
+    @property
+    def name(self) -> str:
+        """`tree` or `systemd`."""
+
+    def reference_of(self, launch: Launch) -> RunReference:
+        """Say, without doing anything, how this launch will be found again.
+
+        Raises:
+            MachineError: the launch is not acceptable (`machine.launch`), or its user does not exist (`machine.account`).
+        """
+
+    def start(self, launch: Launch, reference: RunReference | None = None) -> RunningProgram:
+        """Start the program and own everything it starts.
+
+        Raises:
+            MachineError: it could not be started: `machine.program_not_found`, `machine.not_executable`,
+                `machine.working_directory`, `machine.environment`, `machine.run_folder`, `machine.cannot_start`.
+        """
+
+    def find_again(self, reference: RunReference) -> RunningProgram | None:
+        """Find a run that another worker started; None if nothing is left of it."""
+
+    def forget(self, reference: RunReference) -> None:
+        """Take away what is only kept so that `find_again` can answer. Safe to call twice, and for unknown runs."""
+
+
+class Machine(Processes, Protocol):
+    """Everything the service asks of the computer it runs on."""
+
+    def is_administrator(self) -> bool:
+        """Tell whether this process may do everything here."""
+
+    def boot_id(self) -> str:
+        """Identity of this boot (a restart gives another)."""
+
+    def boot_seconds(self) -> float:
+        """Seconds since boot, suspended time included; goes on whatever the wall clock does."""
+
+    def sessions(self) -> Sequence[Session]:
+        """People who are logged on now."""
+
+    def free_bytes(self, path: Path) -> int:
+        """Bytes that a file below `path` (or its nearest existing ancestor) may still take."""
+
+    def check_protected(self, path: Path) -> list[Problem]:
+        """Name each reason why somebody other than an administrator could change what stands at `path`. Empty: protected."""
+
+    def peer_of(self, connection: socket.socket) -> Peer:
+        """Ask the kernel who is at the other end of a local connection."""
+
+    def lock_instance(self, path: Path) -> InstanceLock:
+        """Become the one instance.
+
+        Raises:
+            MachineError: `machine.already_running`, with the other one's process id.
+        """
+
+    def account(self, name: str) -> Account:
+        """Look an account up by name or number.
+
+        Raises:
+            MachineError: `machine.account`.
+        """
+
+    def transfer_account(self, name: str) -> Account:
+        """Account for the unprivileged network side: `name` if it exists, else a number that nobody has."""
+
+    def spawn(self, program: OwnProgram) -> OwnChild:
+        """Start a function of our own in a child process.
+
+        Raises:
+            MachineError: `machine.cannot_start`.
+        """

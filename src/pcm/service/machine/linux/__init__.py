@@ -1,0 +1,1 @@
+"""Linux: process trees by subreaper or by systemd, confined children, presence. Behind `service.machine.interface` only."""

@@ -1,0 +1,71 @@
+"""Numbers behind account names, and a number for the network side that no account has. Serves steps 6 and 10.
+
+Asks the system's account database only; never creates an account.
+"""
+
+import hashlib
+import os
+import pwd
+
+from pcm.model.errors import MachineError, Retry
+from pcm.service.machine.interface import SYSTEM, Account
+
+# systemd's range for accounts without a name (systemd.io/UIDS-GIDS): nobody else hands these out
+_UNNAMED_FIRST, _UNNAMED_LAST = 61184, 65519
+
+
+def account_named(name: str) -> Account:
+    """Look an account up; `system` is root, or this process's own account where it is not root.
+
+    Raises:
+        MachineError: `machine.account`.
+    """
+    if name == SYSTEM:
+        return _account_of(os.geteuid())
+    if name.isascii() and name.isdigit() and int(name) < 2**32 - 1:
+        return _account_of(int(name))
+    try:
+        return _from_entry(pwd.getpwnam(name))
+    except (KeyError, ValueError):
+        raise MachineError(
+            f"There is no account {name[:60]!r} on this computer.", code="machine.account", retry=Retry.NEVER
+        ) from None
+
+
+def transfer_account(name: str, seed: str) -> Account:
+    """Return the account `name`, or a number without a name in systemd's unnamed range, the same each time for one `seed`.
+
+    Raises:
+        MachineError: `machine.account`: every number of the range is taken.
+    """
+    try:
+        return _from_entry(pwd.getpwnam(name))
+    except (KeyError, ValueError):
+        pass
+    size = _UNNAMED_LAST - _UNNAMED_FIRST + 1
+    start = int.from_bytes(hashlib.sha256(f"{name}:{seed}".encode()).digest()[:8], "big")
+    for offset in range(100):
+        number = _UNNAMED_FIRST + (start + offset) % size
+        try:
+            pwd.getpwuid(number)
+        except KeyError:
+            return Account(number, number)
+    raise MachineError(
+        "No free account number was found for the network side; create the account.", code="machine.account"
+    )
+
+
+def groups_of(account: Account) -> list[int]:
+    """Every group of an account; only its own where it has no name."""
+    return os.getgrouplist(account.name, account.group_id) if account.name else [account.group_id]
+
+
+def _account_of(number: int) -> Account:
+    try:
+        return _from_entry(pwd.getpwuid(number))
+    except KeyError:
+        return Account(number, number)
+
+
+def _from_entry(entry: pwd.struct_passwd) -> Account:
+    return Account(entry.pw_uid, entry.pw_gid, entry.pw_name, entry.pw_dir or "/", entry.pw_shell or "/bin/sh")

@@ -1,0 +1,126 @@
+"""A Linux computer as `service.machine.interface.Machine`: one object over the modules beside it.
+
+Serves every step of the service. `service.machine.here` makes it; it holds no state but the chosen back end.
+"""
+
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+from pcm.service.machine.interface import (
+    Account,
+    InstanceLock,
+    Launch,
+    OwnChild,
+    OwnProgram,
+    Peer,
+    Problem,
+    Processes,
+    RunningProgram,
+    RunReference,
+    Session,
+)
+from pcm.service.machine.linux import accounts, clock, presence, spawning
+from pcm.service.machine.linux.systemd import SystemdProcesses, systemd_serves
+from pcm.service.machine.linux.tree import TreeProcesses
+from pcm.service.machine.posix import protected
+from pcm.service.machine.posix.instance import FileLock
+
+_PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
+
+
+class LinuxMachine:
+    """Implements `Machine`.
+
+    Args:
+        processes: the back end for programs; by default systemd's where it serves, else the subreaper's.
+    """
+
+    def __init__(self, processes: Processes | None = None) -> None:
+        self._tree = TreeProcesses()
+        self._systemd = SystemdProcesses()
+        self._chosen = processes
+
+    @property
+    def name(self) -> str:
+        """Name of the back end for programs."""
+        return self._processes.name
+
+    def reference_of(self, launch: Launch) -> RunReference:
+        """See `Processes.reference_of`."""
+        return self._processes.reference_of(launch)
+
+    def start(self, launch: Launch, reference: RunReference | None = None) -> RunningProgram:
+        """See `Processes.start`."""
+        return self._processes.start(launch, reference)
+
+    def find_again(self, reference: RunReference) -> RunningProgram | None:
+        """See `Processes.find_again`; asks the back end that started the run, whichever is used now."""
+        return self._back_end_of(reference).find_again(reference)
+
+    def forget(self, reference: RunReference) -> None:
+        """See `Processes.forget`."""
+        self._back_end_of(reference).forget(reference)
+
+    def is_administrator(self) -> bool:
+        """Tell whether this process is root."""
+        return os.geteuid() == 0
+
+    def boot_id(self) -> str:
+        """Identity of this boot."""
+        return clock.boot_id()
+
+    def boot_seconds(self) -> float:
+        """Seconds since boot, suspended time included."""
+        return clock.boot_seconds()
+
+    def sessions(self) -> Sequence[Session]:
+        """People who are logged on now."""
+        return presence.sessions()
+
+    def free_bytes(self, path: Path) -> int:
+        """Bytes that a file below `path`, or its nearest existing ancestor, may still take."""
+        while not path.exists() and path != path.parent:
+            path = path.parent
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
+
+    def check_protected(self, path: Path) -> list[Problem]:
+        """See `posix.protected.check_protected`."""
+        return protected.check_protected(path)
+
+    def peer_of(self, connection: socket.socket) -> Peer:
+        """Ask the kernel who is at the other end (as of its connect)."""
+        process_id, user_id, group_id = _PEER.unpack(
+            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        )
+        return Peer(user_id, group_id, process_id)
+
+    def lock_instance(self, path: Path) -> InstanceLock:
+        """See `posix.instance.FileLock.take`."""
+        return FileLock.take(path)
+
+    def account(self, name: str) -> Account:
+        """See `linux.accounts.account_named`."""
+        return accounts.account_named(name)
+
+    def transfer_account(self, name: str) -> Account:
+        """See `linux.accounts.transfer_account`; the number stays the same on one computer."""
+        machine_id = Path("/etc/machine-id")
+        return accounts.transfer_account(name, machine_id.read_text() if machine_id.exists() else "")
+
+    def spawn(self, program: OwnProgram) -> OwnChild:
+        """See `linux.spawning.spawn`."""
+        return spawning.spawn(program)
+
+    @property
+    def _processes(self) -> Processes:
+        if self._chosen is None:  # asked for at the first run: most processes of the service never start a program
+            self._chosen = self._systemd if systemd_serves() else self._tree
+        return self._chosen
+
+    def _back_end_of(self, reference: RunReference) -> Processes:
+        every: tuple[Processes, ...] = (self._processes, self._systemd, self._tree)
+        return next((each for each in every if each.name == reference.back_end), self._processes)

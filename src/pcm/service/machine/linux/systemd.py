@@ -1,0 +1,269 @@
+"""Step 10 where systemd is PID 1: each run is a transient service, its control group is the tree.
+
+Before: `service.runner` has journalled the reference. After: it journals `Ended`, then forgets the run. Nothing a program does
+gets it out of its control group, whoever lives or dies: `ExitType=cgroup` makes done mean that the group is empty (KB Q128612
+and its kin), `RuntimeMaxSec` ends it even if no worker is there, and `RemainAfterExit` keeps the first process's exit code until
+`forget`: a killed worker loses no result.
+
+What a program sees is what `commands` documents: variables that systemd itself would add are taken out again, `$` in arguments
+means nothing, SIGPIPE is not ignored. Temporary files: a private /tmp and /var/tmp.
+"""
+
+import contextlib
+import os
+import re
+import select
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from pcm.model.errors import MachineError, PcmError, Retry
+from pcm.service.machine.commands import check_launch, check_working_directory, compose_environment
+from pcm.service.machine.interface import Ended, Launch, RunningProgram, RunReference
+from pcm.service.machine.linux.accounts import account_named
+from pcm.service.machine.linux.bus import MANAGER_PATH, Bus, BusError
+from pcm.service.machine.linux.clock import boot_id
+from pcm.service.machine.linux.unit import object_path, unit_name, unit_settings
+from pcm.service.machine.posix.output import ProgramOutput, remove_pipe
+
+_STATE = Path("/run/systemd/system")
+_OVER = {"exited", "failed", "dead"}
+_CLD_EXITED, _CLD_SIGNALLED = 1, {2, 3}  # waitid(2): exited; killed, dumped
+# exit statuses with which systemd tells that it did not even get to the program (systemd.exec(5), "Process Exit Codes")
+_NOT_STARTED = {200: "machine.working_directory", 203: "machine.not_executable"}
+_LOOK_EVERY_S = 5.0
+_REEXEC_S = 60.0
+_PATIENCE = 30  # times, a second apart
+_OLDEST = 250  # the first version with ExitType=cgroup
+
+
+def systemd_serves() -> bool:
+    """Tell whether systemd is PID 1 here (sd_booted(3)), of a version that can own trees, and takes orders from us."""
+    if os.geteuid() != 0 or not _STATE.is_dir():
+        return False
+    try:
+        bus = Bus()
+    except MachineError:
+        return False
+    try:
+        version = re.match(r"\d+", bus.property(MANAGER_PATH, "Manager", "Version"))
+        return version is not None and int(version.group()) >= _OLDEST
+    finally:
+        bus.close()
+
+
+class SystemdProcesses:
+    """The `systemd` back end of `Processes`."""
+
+    name = "systemd"
+
+    def reference_of(self, launch: Launch) -> RunReference:
+        """See `Processes.reference_of`."""
+        check_launch(launch)
+        return RunReference(
+            run_id=launch.run_id,
+            back_end=self.name,
+            boot_id=boot_id(),
+            output_path=str(launch.output_path),
+            output_limit_bytes=launch.output_limit_bytes,
+            user_id=account_named(launch.run_as).user_id,
+            started_s=time.monotonic(),
+            timeout_s=launch.timeout_s,
+            grace_s=launch.grace_s,
+        )
+
+    def start(self, launch: Launch, reference: RunReference | None = None) -> RunningProgram:
+        """See `Processes.start`."""
+        reference = reference or self.reference_of(launch)
+        check_working_directory(launch.working_directory)
+        account = account_named(launch.run_as)
+        environment = compose_environment(launch, account, temporary="/tmp")  # noqa: S108 - private to the unit
+        output = ProgramOutput.create(launch.output_path, launch.output_limit_bytes)
+        with contextlib.ExitStack() as undo:
+            undo.callback(launch.output_path.unlink)
+            undo.callback(remove_pipe, launch.output_path)
+            undo.callback(output.close)
+            bus = Bus()
+            undo.callback(bus.close)
+            inherited = bus.property(MANAGER_PATH, "Manager", "Environment")
+            properties = unit_settings(launch, account, environment, inherited)
+            bus.call("Subscribe")
+            (job,) = bus.call(
+                "StartTransientUnit",
+                "ssa(sv)a(sa(sv))",
+                unit_name(reference.run_id),
+                "fail",
+                properties,
+                [],
+                descriptors=(output.program_end,),
+            )
+            output.close_program_end()
+            run = SystemdRun(reference, bus, output)
+            undo.callback(self.forget, reference)
+            run.check_started(job, launch)
+            undo.pop_all()
+        return run
+
+    def find_again(self, reference: RunReference) -> RunningProgram | None:
+        """See `Processes.find_again`: also finds runs that have ended, with their exit code."""
+        if reference.boot_id != boot_id():
+            return None
+        bus = Bus()
+        try:
+            bus.call("GetUnit", "s", unit_name(reference.run_id))
+            bus.call("Subscribe")
+            output = ProgramOutput.reopen(Path(reference.output_path), reference.output_limit_bytes)
+        except PcmError as error:
+            bus.close()
+            if isinstance(error, BusError) and error.name.endswith(".NoSuchUnit"):
+                return None
+            raise
+        return SystemdRun(reference, bus, output)
+
+    def forget(self, reference: RunReference) -> None:
+        """See `Processes.forget`: stops the unit, which by now holds nothing but the result, and its private /tmp."""
+        remove_pipe(Path(reference.output_path))
+        if reference.boot_id != boot_id():
+            return
+        bus = Bus()
+        try:
+            for member, signature, arguments in (
+                ("StopUnit", "ss", (unit_name(reference.run_id), "replace")),
+                ("ResetFailedUnit", "s", (unit_name(reference.run_id),)),
+            ):
+                with contextlib.suppress(BusError):  # it is not loaded (any more)
+                    bus.call(member, signature, *arguments)
+        finally:
+            bus.close()
+
+
+class SystemdRun:
+    """A `RunningProgram` that is a unit."""
+
+    def __init__(self, reference: RunReference, bus: Bus, output: ProgramOutput) -> None:
+        self._reference = reference
+        self._bus = bus
+        self._output = output
+        self._path = object_path(unit_name(reference.run_id))
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._kill_wanted = False
+        self._timed_out = False
+        self._survivors = 0
+        self._ended: Ended | None = None
+
+    @property
+    def reference(self) -> RunReference:
+        """Identity of the run, as journalled."""
+        return self._reference
+
+    def kill(self) -> None:
+        """Ask for the end of the tree, from any thread; harmless once it has ended."""
+        self._kill_wanted = True
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._wake, 1)
+
+    def check_started(self, job: str, launch: Launch) -> None:
+        """Wait until the program executes, or is known not to. A program that merely fails has started.
+
+        Raises:
+            MachineError: `machine.not_executable`, `machine.program_not_found`, `machine.working_directory`,
+                `machine.cannot_start`.
+        """
+        if self._bus.job_result(job) == "done":
+            return
+        status = self._get("Service", "ExecMainStatus")
+        self._close()
+        code = _NOT_STARTED.get(status, "machine.cannot_start")
+        if code == "machine.not_executable" and not os.path.lexists(launch.argv[0]):
+            code = "machine.program_not_found"
+        raise MachineError(
+            f"The program {launch.argv[0]} cannot be started (systemd's exit status {status}).",
+            code=code,
+            retry=Retry.NEVER,
+        )
+
+    def wait(self) -> Ended:
+        """Serve the run to its end."""
+        if self._ended is None:
+            left = self._serve()
+            code, how = self._get("Service", "ExecMainStatus"), self._get("Service", "ExecMainCode")
+            ended_us = self._get("Unit", "StateChangeTimestampMonotonic")
+            self._ended = Ended(
+                exit_code=code if how == _CLD_EXITED else None,
+                signal=code if how in _CLD_SIGNALLED else None,
+                timed_out=self._timed_out or self._get("Service", "Result") == "timeout",
+                output_tail=self._output.finish(),
+                output_bytes=self._output.total_bytes,
+                duration_s=(ended_us / 1e6 if ended_us else time.monotonic()) - self._reference.started_s,
+                survivors_killed=self._survivors,
+                survivors_left=left,
+            )
+            self._close()
+        return self._ended
+
+    def _serve(self) -> int:
+        """Return how many processes could not be ended."""
+        limit_s = self._reference.started_s + self._reference.timeout_s
+        kills, next_s = 0, limit_s
+        while self._get("Unit", "SubState") not in _OVER:
+            now = time.monotonic()
+            if now >= next_s or (self._kill_wanted and not kills):
+                if kills > _PATIENCE:
+                    return self._count()
+                if not kills:
+                    self._timed_out = now >= limit_s
+                    self._survivors = self._count()
+                self._strike(signal.SIGKILL if kills else signal.SIGTERM)
+                next_s = now + (1.0 if kills else self._reference.grace_s)
+                kills += 1
+                continue
+            self._sleep(min(next_s, now + _LOOK_EVERY_S) - now)
+        return 0
+
+    def _strike(self, number: int) -> None:
+        with contextlib.suppress(BusError):  # nobody is left to get it
+            self._bus.call("KillUnit", "ssi", unit_name(self._reference.run_id), "all", number)
+
+    def _count(self) -> int:
+        try:
+            (processes,) = self._bus.call("GetUnitProcesses", "s", unit_name(self._reference.run_id))
+        except BusError:
+            return 0
+        return len(processes)
+
+    def _get(self, kind: str, name: str) -> Any:
+        """Read a property; a systemd that is being replaced (daemon-reexec) is asked again when it is back."""
+        give_up_s = time.monotonic() + _REEXEC_S
+        while True:
+            try:
+                return self._bus.property(self._path, kind, name)
+            except BusError:
+                raise
+            except MachineError:
+                if time.monotonic() >= give_up_s:
+                    raise
+                self._bus.close()
+                time.sleep(0.1)
+                with contextlib.suppress(MachineError):
+                    self._bus = Bus()
+                    self._bus.call("Subscribe")
+
+    def _sleep(self, seconds: float) -> None:
+        poller = select.poll()
+        for descriptor in (self._bus.fileno(), self._output.reader, self._wake):
+            poller.register(descriptor, select.POLLIN)
+        for descriptor, _ in poller.poll(max(0, int(seconds * 1000) + 1)):
+            if descriptor == self._output.reader:
+                self._output.drain()
+            elif descriptor == self._wake:
+                os.eventfd_read(self._wake)
+            else:
+                with contextlib.suppress(MachineError):  # the next question notices, and connects again
+                    self._bus.read_signals()
+
+    def _close(self) -> None:
+        self._bus.close()
+        self._output.close()
+        os.close(self._wake)
+        self._wake = -1

@@ -1,0 +1,1 @@
+"""What every POSIX system shares: folders only administrators can write to, staging, bounded program output."""

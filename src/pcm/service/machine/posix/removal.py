@@ -1,0 +1,109 @@
+"""Removing a folder and all below it as administrator, when whoever ran there may have left traps. Serves 'clean up' in step 11.
+
+Traps it does not fall into: symbolic links (removed, never followed), folders swapped while it works (it holds descriptors, not
+names), mount points (refused: a package that bound `/` into its folder must not make the service empty the disk), and trees
+deeper than there are descriptors (brought up to the top, piece by piece).
+"""
+
+import errno
+import os
+import secrets
+import stat
+import sys
+from dataclasses import dataclass, field
+
+from pcm.model.errors import MachineError
+from pcm.service.machine.posix.beneath import best_opener, open_by_components
+
+if sys.platform == "linux":
+    from pcm.service.machine.linux import syscalls
+
+_MAX_DEPTH = 32
+
+
+@dataclass(slots=True)
+class _Level:
+    descriptor: int
+    name: str
+    names: list[str] = field(default_factory=list)
+
+
+def remove_tree(folder: int, name: str) -> None:
+    """Remove `name`, whatever it is, from the open folder; nothing there is fine.
+
+    Raises:
+        MachineError: `machine.remove`, naming what could not be removed; `machine.mounted` for a mount point inside.
+    """
+    try:
+        _remove(folder, name)
+    except OSError as error:
+        code = "machine.mounted" if error.errno in {errno.EXDEV, errno.EBUSY} else "machine.remove"
+        reason = "a file system is mounted there" if code == "machine.mounted" else error.strerror
+        raise MachineError(f"{error.filename or name!r} could not be removed: {reason}.", code=code) from error
+
+
+def _remove(folder: int, name: str) -> None:
+    top = _enter(folder, name)
+    if top is None:
+        return
+    levels = [top]
+    try:
+        while levels:
+            level = levels[-1]
+            if level.names:
+                _remove_one(levels, level.names.pop())
+                continue
+            parent = levels[-2].descriptor if len(levels) > 1 else folder
+            os.close(levels.pop().descriptor)
+            os.rmdir(level.name, dir_fd=parent)
+    finally:
+        for level in levels:
+            os.close(level.descriptor)
+
+
+def _remove_one(levels: list[_Level], name: str) -> None:
+    level = levels[-1]
+    if len(levels) < _MAX_DEPTH:
+        deeper = _enter(level.descriptor, name)
+        if deeper is not None:
+            levels.append(deeper)
+        return
+    if _unlink(level.descriptor, name):
+        return
+    raised = f".deep-{secrets.token_hex(8)}"
+    os.rename(name, raised, src_dir_fd=level.descriptor, dst_dir_fd=levels[0].descriptor)
+    levels[0].names.append(raised)
+
+
+def _enter(folder: int, name: str) -> _Level | None:
+    """Open a subfolder and list it; anything else is unlinked at once."""
+    if _unlink(folder, name):
+        return None
+    descriptor = _open_same_mount(folder, name)
+    with os.scandir(descriptor) as entries:
+        return _Level(descriptor, name, [entry.name for entry in entries])
+
+
+def _unlink(folder: int, name: str) -> bool:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return True
+    except (IsADirectoryError, PermissionError):
+        # POSIX leaves EPERM to unlink of a folder, Linux says EISDIR; a file that may not be removed also says EPERM
+        if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            raise
+        return False
+    return True
+
+
+def _open_same_mount(folder: int, name: str) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    if sys.platform == "linux" and best_opener() is not open_by_components:
+        resolve = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_XDEV
+        return syscalls.openat2(folder, name, flags, 0, resolve)
+    descriptor = open_by_components(folder, (name,), flags)
+    if os.fstat(descriptor).st_dev != os.fstat(folder).st_dev:
+        os.close(descriptor)
+        raise OSError(errno.EXDEV, "mount point", name)
+    return descriptor

@@ -1,0 +1,63 @@
+"""Step 10: a folder for temporary files that one run has for itself. Removed once its tree is gone.
+
+A run as system has it inside its own run folder. A run as a user cannot get there, so it has one in /tmp: made exclusively
+under a name with the run's random id, and only then given to the user.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+from pcm.model.errors import MachineError
+from pcm.service.machine.durable import storing_error
+from pcm.service.machine.posix.removal import remove_tree
+
+_SHARED = Path("/tmp")  # noqa: S108 - the folder below it is made exclusively
+
+
+def make_temporary(run_folder: Path, run_id: str, user_id: int, group_id: int) -> str:
+    """Make the folder, mode 0700, and return its path.
+
+    Raises:
+        MachineError: `machine.run_folder`, the name is taken.
+        StoreError: `store.full`.
+    """
+    parent, name = _place(run_folder, run_id, user_id)
+    try:
+        folder = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.mkdir(name, 0o700, dir_fd=folder)
+            if user_id != os.geteuid():
+                made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+                try:
+                    os.fchown(made, user_id, group_id)
+                finally:
+                    os.close(made)
+        finally:
+            os.close(folder)
+    except FileExistsError:
+        raise MachineError(f"{parent / name} is there already.", code="machine.run_folder") from None
+    except OSError as error:
+        raise storing_error(error, parent / name) from error
+    return str(parent / name)
+
+
+def remove_temporary(run_folder: Path, run_id: str, user_id: int) -> None:
+    """Remove it and all the program left there; nothing there is fine.
+
+    Raises:
+        MachineError: `machine.remove`, `machine.mounted`.
+    """
+    parent, name = _place(run_folder, run_id, user_id)
+    with contextlib.suppress(FileNotFoundError):
+        folder = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            remove_tree(folder, name)
+        finally:
+            os.close(folder)
+
+
+def _place(run_folder: Path, run_id: str, user_id: int) -> tuple[Path, str]:
+    if user_id == os.geteuid():
+        return run_folder, "tmp"
+    return _SHARED, f"pcm-{run_id}"
