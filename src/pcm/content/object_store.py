@@ -6,6 +6,7 @@ through here. Objects are immutable: what is there stays as it is until it is de
 """
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
@@ -93,6 +94,13 @@ class FolderObjectStore:
             if is_object_name(name):
                 with contextlib.suppress(FileNotFoundError):
                     yield StoredObject(name, path.stat().st_size)
+
+    def stored_at(self, sha256: str) -> float:
+        """Unix seconds when the object came in; now if it has gone meanwhile."""
+        try:
+            return self._path(sha256).stat().st_mtime
+        except FileNotFoundError:
+            return time.time()
 
     def sweep(self) -> int:
         """Remove what interrupted uploads left; returns how many files. Not while uploads run."""

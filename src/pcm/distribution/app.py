@@ -1,0 +1,72 @@
+"""The distribution server over HTTP: a folder's immutable files, and nothing else.
+
+Serves steps 6 (package metadata) and 8 (objects): in the site's process under `/distribution`, or by itself. Any static
+web server over the same folder does as well; this one sets the right cache headers. GET and HEAD, ranges, entity tags. It
+asks nobody who they are, because nothing here is secret and nothing is believed: clients verify.
+"""
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pcm.distribution.folder import is_published_name
+
+IMMUTABLE = "public, max-age=31536000, immutable"
+CHANGING = "no-cache"
+_OBJECT = re.compile(r"objects/([0-9a-f]{2})/(\1[0-9a-f]{62})\.zst\Z")
+
+
+class DistributionApp:
+    """An ASGI application over a `DistributionFolder`'s root, to be mounted under any prefix."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        response = self._answer(scope)
+        await response(scope, receive, send)
+
+    def _answer(self, scope: Scope) -> Response:
+        if scope["method"] not in ("GET", "HEAD"):
+            return _refusal(405, {"allow": "GET, HEAD"})
+        name = scope["path"].removeprefix(scope.get("root_path", "")).lstrip("/")
+        found = _OBJECT.match(name)
+        if found is None and not is_published_name(name):
+            return _refusal(404)
+        path = self._root / name
+        try:
+            status = os.lstat(path)
+        except (OSError, ValueError):
+            return _refusal(404)
+        if not stat.S_ISREG(status.st_mode):
+            return _refusal(404)
+        etag = f'"{found[2]}"' if found else f'"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"'
+        cache = CHANGING if name == "metadata/timestamp.json" else IMMUTABLE
+        headers = {"etag": etag, "cache-control": cache}
+        if dict(scope["headers"]).get(b"if-none-match", b"").decode("latin-1") == etag:
+            return Response(status_code=304, headers=headers)
+        media_type = "application/zstd" if found else "application/json"
+        return FileResponse(path, headers=headers, media_type=media_type, stat_result=status)
+
+
+def _refusal(status: int, headers: dict[str, str] | None = None) -> Response:
+    # A client asks for the next root until there is none: no cache may remember that for long.
+    return PlainTextResponse("", status_code=status, headers={"cache-control": "no-store", **(headers or {})})
+
+
+def create_app(root: Path, prefix: str = "/distribution") -> Starlette:
+    """A distribution server by itself: the folder under `prefix`, and `/healthz`."""
+    app: ASGIApp = DistributionApp(root)
+    return Starlette(routes=[Route("/healthz", _healthz), Mount(prefix, app=app)])
+
+
+async def _healthz(_: Request) -> Response:
+    return PlainTextResponse("ok")
