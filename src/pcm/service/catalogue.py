@@ -1,0 +1,221 @@
+"""What may run? Brings the package repository, and judges each instruction against what packagers have signed.
+
+Step 6 of 12, second half: after `inbox`, before `service.planner`. Checks 8 to 11 are `trust`'s; here they get their servers,
+floors and this client's circumstances, and the verdicts are kept in one transaction with the repository's floors. Done when the
+instructions changed, and again before anything runs, so that a withdrawn package is noticed at the last moment.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pcm.model.assignment import State as Stage
+from pcm.model.errors import PcmError, RequestError, StoreError, TransferError
+from pcm.model.instruction import Instruction
+from pcm.protocol.enrolment import ClientConfiguration
+from pcm.protocol.policy import SitePolicy, read_policy, write_policy
+from pcm.service.inbox import (
+    PACKAGES_DUE,
+    Refreshed,
+    ask_in_order,
+    metadata_folder,
+    read_header,
+    read_root,
+    remove_other_folders,
+)
+from pcm.service.orders import parse_instruction
+from pcm.service.places import Places
+from pcm.service.plan import Approved
+from pcm.service.records import to_text, to_time
+from pcm.service.sources import DISTRIBUTION, Network, Servers
+from pcm.service.state import State
+
+if TYPE_CHECKING:
+    from pcm.trust.cross_check import Circumstances
+
+PACKAGES = "packages"
+CURRENT_PACKAGES = "metadata.packages"
+VALID_UNTIL = "packages.valid_until"
+POLICY = "policy"
+# Not a fault of the order: the planner itself says 'not applicable' (KB Q156250)
+_LEFT_TO_THE_PLANNER = frozenset({"trust.platform"})
+_DONE = (Stage.SUCCEEDED.value, Stage.ALREADY_INSTALLED.value)
+
+
+class Catalogue:
+    """One check's view of the package repository.
+
+    Args:
+        state: Open, and owned by this process.
+        network: The way to the servers.
+        configuration: As enrolled.
+        client_id: This client.
+        platform: `linux-x86_64`.
+        clock: Aware, UTC.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        network: Network,
+        configuration: ClientConfiguration,
+        places: Places,
+        *,
+        client_id: str,
+        platform: str,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._state = state
+        self._network = network
+        self._configuration = configuration
+        self._places = places
+        self._client_id = client_id
+        self._platform = platform
+        self._clock = clock
+
+    def servers(self) -> Servers:
+        """Distribution servers, as the newest instructions and the configuration name them."""
+        header = read_header(self._state)
+        ordered = header.servers.distribution if header else ()
+        return Servers(self._state, DISTRIBUTION, ordered, self._configuration.distribution)
+
+    def is_due(self) -> bool:
+        """Whether the instructions changed since the last refresh, or the signatures on what is cached have expired."""
+        until = self._state.meta(VALID_UNTIL)
+        return bool(self._state.meta(PACKAGES_DUE)) or not until or to_time(until) <= self._clock()
+
+    def refresh(self) -> Refreshed:
+        """Checks 8 to 11, from the first distribution server whose repository holds.
+
+        Raises:
+            StoreError: this disk.
+        """
+        return ask_in_order(self._state, self.servers(), self._network, self._clock(), self._refresh_from)
+
+    def _refresh_from(self, server: str) -> bool:
+        from pcm.trust.cross_check import cross_check, gather  # noqa: PLC0415 - loads tuf
+        from pcm.trust.manifests import Manifests  # noqa: PLC0415
+        from pcm.trust.packages import verify_packages  # noqa: PLC0415
+
+        header = read_header(self._state)
+        if header is None:
+            return False
+        number = int(self._state.meta(CURRENT_PACKAGES, "0"))
+        fetch = self._network.distribution_files(server)
+        packages = verify_packages(  # check 8
+            self._configuration.site,
+            read_root(self._places.packages_root),
+            metadata_folder(self._places, PACKAGES, number),
+            metadata_folder(self._places, PACKAGES, number + 1),
+            stored=self._state.floors(PACKAGES),
+            least=msgspec.structs.asdict(header.package_repository_min),
+            fetch=fetch,
+        )
+        wanted = present_instructions(self._state)
+        manifests = Manifests(self._places.metadata / "manifests", fetch)
+        evidence = gather(wanted, packages.find, manifests.read)  # check 9
+        around = self._circumstances(packages.policy)
+        verdicts = {verdict.instruction.id: verdict for verdict in cross_check(wanted, evidence, around)}  # 9 to 11
+        floors = packages.close()
+        found = {
+            instruction.id: (getattr(verdicts[instruction.id], "error", None), evidence[instruction.id])
+            for instruction in wanted
+        }
+        with self._state.transaction():
+            self._state.store_floors(PACKAGES, floors)
+            self._state.set_meta(CURRENT_PACKAGES, str(number + 1))
+            self._state.set_meta(VALID_UNTIL, to_text(packages.valid_until))
+            self._state.set_meta(POLICY, write_policy(packages.policy).decode())
+            self._state.set_meta(PACKAGES_DUE, "")
+            changed = self._store_verdicts(wanted, found)
+        manifests.forget_others({instruction.manifest.sha256 for instruction in wanted})
+        remove_other_folders(self._places, PACKAGES, number + 1)
+        return changed
+
+    def _circumstances(self, policy: SitePolicy) -> "Circumstances":
+        from pcm.trust.cross_check import Circumstances, Release  # noqa: PLC0415
+
+        releases = {
+            name: Release(known.release, known.min_release, known.release if known.installed else None)
+            for name, known in self._state.releases().items()
+        }
+        done = self._state.rows("SELECT id, body FROM instructions WHERE state IN (?, ?)", _DONE)
+        names = frozenset(name for key, body in done for name in (key, parse_instruction(body).job))
+        return Circumstances(self._client_id, self._platform, policy, self._clock(), releases, names)
+
+    def _store_verdicts(
+        self, wanted: Iterable[Instruction], found: Mapping[str, tuple[PcmError | None, bytes | PcmError]]
+    ) -> bool:
+        """Keep each verdict, and the manifests of what may run. What is not known yet stays as it was."""
+        unknown = any(isinstance(error, TransferError) for error, _ in found.values())
+        before = self._state.rows("SELECT id, verdict_code FROM instructions WHERE present = 1")
+        with self._state.transaction() as connection:
+            for instruction in wanted:
+                error, body = found[instruction.id]
+                if isinstance(error, TransferError) or (
+                    unknown and error is not None and error.code == "trust.dependency"
+                ):
+                    continue
+                refused = error is not None and error.code not in _LEFT_TO_THE_PLANNER
+                connection.execute(
+                    "UPDATE instructions SET verdict_code = ?, verdict_reason = ? WHERE id = ?",
+                    (error.code, error.message[:1000], instruction.id)
+                    if error and refused
+                    else ("", "", instruction.id),
+                )
+                if isinstance(body, bytes):
+                    connection.execute(
+                        "INSERT OR IGNORE INTO manifests (sha256, body) VALUES (?, ?)",
+                        (instruction.manifest.sha256, body),
+                    )
+            connection.execute(
+                "DELETE FROM manifests WHERE sha256 NOT IN (SELECT manifest_sha256 FROM instructions) "
+                "AND sha256 NOT IN (SELECT manifest_sha256 FROM runs WHERE finished = 0)"
+            )
+        return before != self._state.rows("SELECT id, verdict_code FROM instructions WHERE present = 1")
+
+
+def present_instructions(state: State) -> list[Instruction]:
+    """Every instruction of the newest verified file.
+
+    Raises:
+        StoreError: `store.damaged`.
+    """
+    return [
+        parse_instruction(body) for (body,) in state.rows("SELECT body FROM instructions WHERE present = 1 ORDER BY id")
+    ]
+
+
+def read_kept_policy(state: State) -> SitePolicy | None:
+    """The site's policy, as it was verified last; None if it never was.
+
+    Raises:
+        StoreError: `store.damaged`.
+    """
+    text = state.meta(POLICY)
+    if not text:
+        return None
+    try:
+        return read_policy(text.encode())
+    except RequestError as error:
+        raise StoreError(f"The kept site policy cannot be read: {error.message}", code="store.damaged") from None
+
+
+def count_approvals(
+    instructions: Iterable[Instruction], policy: SitePolicy | None, client_id: str, now: datetime
+) -> dict[str, Approved]:
+    """How many approvers' signatures hold for each instruction that carries some."""
+    carrying = [instruction for instruction in instructions if instruction.approvals]
+    if policy is None or not carrying:
+        return {}
+    from pcm.trust.approvals import check_approvals  # noqa: PLC0415 - only when there are any
+
+    counted: dict[str, Approved] = {}
+    for instruction in carrying:
+        agreement = check_approvals(instruction, 0, policy, client_id, now)
+        counted[instruction.id] = Approved(
+            len(agreement.approvers), policy.emergency_approvals if agreement.emergency else 0
+        )
+    return counted

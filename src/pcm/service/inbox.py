@@ -1,0 +1,246 @@
+"""What is for me? Fetches and verifies instructions and packages, and makes them current in one transaction each.
+
+Step 6 of 12: after the clock was checked, before `service.planner`. The numbers in comments are those of the design's fourteen
+checks; 3 to 6 and 8 to 11 are `trust`'s, this module brings them what they ask for and keeps what they return. The fast path: a
+signed question with the entity tag of the last answer; 304 means nothing changed, and neither tuf nor any file is touched.
+
+A refused file changes nothing but a counter of refusals (check 14): what was verified before stays in force until its signatures
+expire. Servers are tried in order; each is verified by itself, so asking the next after a forgery believes nothing of the first.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from pcm.model.errors import PcmError, RequestError, StoreError, TransferError, TrustError
+from pcm.protocol.enrolment import ClientConfiguration
+from pcm.protocol.instructions import Instructions, read_instructions, write_instructions
+from pcm.service import orders
+from pcm.service.places import Places
+from pcm.service.records import to_text, to_time
+from pcm.service.sources import LOGON, Network, Servers
+from pcm.service.state import State
+from pcm.trust.codes import REFUSALS
+
+INSTRUCTIONS = "instructions"  # the name of its floors
+HEADER = "instructions.header"
+SERIAL = "instructions.serial"
+SHA256 = "instructions.sha256"
+VALID_UNTIL = "instructions.valid_until"
+CURRENT_INSTRUCTIONS = "metadata.instructions"
+PACKAGES_DUE = "packages.due"
+LAST_CONTACT = "last_contact"
+LAST_SERVER = "last_server"
+ETAG = "etag."
+
+
+class Refreshed(NamedTuple):
+    """What came of asking.
+
+    Attributes:
+        contact: A server answered and what it said holds.
+        changed: There are other instructions than before.
+        trace: One line for each server that was tried, for people.
+        error: Why there was no contact.
+    """
+
+    contact: bool
+    changed: bool
+    trace: tuple[str, ...]
+    error: PcmError | None = None
+
+    @property
+    def refused_by_trust(self) -> bool:
+        """What the servers sent was refused, and no other server had better."""
+        return self.error is not None and self.error.code in REFUSALS
+
+
+class Inbox:
+    """One check's view of the servers.
+
+    Args:
+        state: Open, and owned by this process (the work lock is held).
+        network: The way to the servers.
+        configuration: As enrolled.
+        client_id: This client.
+        version: Of this service.
+        clock: Aware, UTC.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        network: Network,
+        configuration: ClientConfiguration,
+        places: Places,
+        *,
+        client_id: str,
+        version: str,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._state = state
+        self._network = network
+        self._configuration = configuration
+        self._places = places
+        self._client_id = client_id
+        self._version = version
+        self._clock = clock
+
+    def refresh(self, *, forced: bool = False) -> Refreshed:
+        """Checks 3 to 7: bring the newest instructions, from the first server that has them.
+
+        Args:
+            forced: An administrator asks: also servers that rest after refusing this client's key.
+
+        Raises:
+            StoreError: this disk.
+        """
+        header = read_header(self._state)
+        servers = Servers(self._state, LOGON, header.servers.logon if header else (), self._configuration.logon)
+        if forced:
+            servers.forget_refusals()
+        now = self._clock()
+        return ask_in_order(self._state, servers, self._network, now, self._refresh_from)
+
+    def _refresh_from(self, server: str) -> bool:
+        """Whether one server had something new."""
+        polled = self._network.poll(server, self._usable_etag(server))
+        if polled.timestamp is None:
+            self._note_contact(server)
+            return False
+        return self._take_new(server, polled.timestamp, polled.etag)
+
+    def _usable_etag(self, server: str) -> str | None:
+        """The tag of what this server sent last, if the cached instructions are whole and their signatures still hold."""
+        until = self._state.meta(VALID_UNTIL)
+        if not until or to_time(until) <= self._clock():
+            return None  # a server that says 'nothing new' now is holding something back: it must show what it has
+        return self._state.meta(ETAG + server) or None
+
+    def _take_new(self, server: str, timestamp: bytes, etag: str | None) -> bool:
+        # 123 ms and 25 MB, so only when something is new
+        from pcm.trust.instructions import Recipient, Seen, verify_instructions  # noqa: PLC0415
+
+        number = int(self._state.meta(CURRENT_INSTRUCTIONS, "0"))
+        seen = Seen(self._state.floors(INSTRUCTIONS), int(self._state.meta(SERIAL, "0")), self._state.meta(SHA256))
+        verified = verify_instructions(  # checks 3 to 6
+            Recipient(self._configuration.site, self._client_id, self._version),
+            read_root(self._places.instructions_root),
+            metadata_folder(self._places, "instructions", number),
+            metadata_folder(self._places, "instructions", number + 1),
+            seen=seen,
+            fetch=self._network.logon_files(server, timestamp),
+            now=self._clock(),
+        )
+        now = self._clock()
+        changed = verified.changed or not self._state.meta(HEADER)
+        with self._state.transaction() as connection:  # check 7
+            self._state.store_floors(INSTRUCTIONS, verified.seen.floors)
+            self._state.set_meta(SERIAL, str(verified.seen.serial), kept=True)
+            self._state.set_meta(SHA256, verified.seen.sha256, kept=True)
+            self._state.set_meta(CURRENT_INSTRUCTIONS, str(number + 1))
+            self._state.set_meta(VALID_UNTIL, to_text(verified.valid_until))
+            self._state.set_meta(ETAG + server, etag or "")
+            if changed:
+                lost = bool(self._state.meta("history_lost"))
+                orders.take_in(connection, verified.instructions.instructions, now, history_lost=lost)
+                self._state.delete_meta("history_lost")
+                header = replace(verified.instructions, instructions=())
+                self._state.set_meta(HEADER, write_instructions(header).decode())
+                self._state.set_meta(PACKAGES_DUE, "1")
+        self._note_contact(server)
+        remove_other_folders(self._places, "instructions", number + 1)
+        return changed
+
+    def _note_contact(self, server: str) -> None:
+        # to the minute: a poll that changes nothing shall not write more than it must
+        now = to_text(self._clock().replace(second=0, microsecond=0))
+        with self._state.transaction(durable=False):
+            if self._state.meta(LAST_CONTACT) != now:
+                self._state.set_meta(LAST_CONTACT, now, durable=False)
+            if self._state.meta(LAST_SERVER) != server:
+                self._state.set_meta(LAST_SERVER, server, durable=False)
+
+
+def ask_in_order(
+    state: State, servers: Servers, network: Network, now: datetime, ask: Callable[[str], bool]
+) -> Refreshed:
+    """Ask one server after the other; refusals are recorded with their server, and the next one is asked.
+
+    Args:
+        ask: Tells whether anything changed; raises TransferError or TrustError.
+    """
+    refusals: list[TrustError] = []
+
+    def question(server: str) -> bool:
+        try:
+            return ask(server)
+        except TrustError as error:  # check 14
+            refusals.append(error)
+            state.refuse(error.code, now, error.message[:1000], server)
+            raise TransferError(f"refused, {error.code}: {error.message}", code=error.code) from error
+        except TransferError as error:
+            if error.code == "transfer.refused":
+                state.refuse(error.code, now, error.message[:1000], server)
+            raise
+
+    try:
+        changed, attempts = servers.ask(question, now, network.chance)
+    except TransferError as error:
+        return Refreshed(False, False, (error.message,), refusals[0] if refusals else error)
+    trace = tuple(
+        f"{each.server}: {each.reason}; {f'{each.code}, {each.message}' if each.code else 'it answered'}"
+        for each in attempts
+    )
+    return Refreshed(True, changed, trace)
+
+
+def read_header(state: State) -> Instructions | None:
+    """The newest verified instruction file without its instructions; None if there is none yet.
+
+    Raises:
+        StoreError: `store.damaged`.
+    """
+    text = state.meta(HEADER)
+    if not text:
+        return None
+    try:
+        return read_instructions(text.encode())
+    except RequestError as error:
+        raise StoreError(f"The kept instructions cannot be read: {error.message}", code="store.damaged") from None
+
+
+def read_root(path: Path) -> bytes:
+    """A pinned root.
+
+    Raises:
+        RequestError: `not_enrolled`, it is missing.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RequestError(
+            f"The pinned root {path} cannot be read ({error.strerror}); enrol again with `pcmsvc enroll --kit FILE`.",
+            code="not_enrolled",
+        ) from None
+
+
+def metadata_folder(places: Places, repository: str, number: int) -> Path:
+    """Folder of one numbered copy of a repository's metadata; number 0 never exists."""
+    return places.metadata / f"{repository}-{number}"
+
+
+def remove_other_folders(places: Places, repository: str, current: int) -> None:
+    """Remove copies that are no longer, or were never, current."""
+    from pcm.trust import cache  # noqa: PLC0415 - loads shutil
+
+    keep = metadata_folder(places, repository, current).name
+    for folder in places.metadata.glob(f"{repository}-*"):
+        if folder.name != keep:
+            try:
+                cache.discard(folder)
+            except OSError:
+                continue  # tried again the next time; it is only space

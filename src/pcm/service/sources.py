@@ -1,0 +1,255 @@
+"""Where bytes come from: logon and distribution servers, through the transfer process, each request with its limits.
+
+Serves step 6 (instructions, package metadata, manifests), step 8 (objects) and step 12 (reports go out by the same way).
+Between `inbox`, `steps/fetch` and `outbox`, which say what they want, and `pcm.transport`, which brings it. Requests that
+concern this client are signed with its key. It verifies nothing, and keeps nothing but what is remembered of servers.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from pcm.model.errors import TransferError
+from pcm.protocol.enrolment import ClientConfiguration
+from pcm.service.identity import Identity
+from pcm.service.machine.interface import Machine, OwnProgram
+from pcm.service.state import State
+from pcm.transport.channel import PipeChannel
+from pcm.transport.client import Response, TransferClient, code_of_status
+from pcm.transport.failover import Attempt, try_each
+from pcm.transport.framing import Request, Settings
+from pcm.transport.health import Choice, Health, order
+from pcm.transport.locations import parse_location
+from pcm.transport.signing import sign_request
+
+LOGON = "logon"
+DISTRIBUTION = "distribution"
+MAX_TIMESTAMP = 4 * 2**10  # check 3
+ANSWER_S = 15.0
+TOTAL_S = 120.0
+CLOCK_SKEW = timedelta(seconds=300)  # what servers tolerate in a signed request
+
+_Health = dict[str, Health]
+_Result = TypeVar("_Result")
+
+
+class Polled(NamedTuple):
+    """A logon server's answer to 'anything new?'. `timestamp` None: nothing (304). `etag`: to be sent the next time."""
+
+    timestamp: bytes | None
+    etag: str | None
+
+
+class Network:
+    """This client's way to its servers. Close it when the work is done.
+
+    Args:
+        client: The transfer process.
+        identity: Signs requests.
+        clock: Aware, UTC.
+    """
+
+    def __init__(
+        self,
+        client: TransferClient,
+        identity: Identity,
+        clock: Callable[[], datetime],
+        chance: random.Random | None = None,
+    ) -> None:
+        self.client = client
+        self._identity = identity
+        self._clock = clock
+        self.chance = chance or random.SystemRandom()
+
+    def poll(self, server: str, etag: str | None) -> Polled:
+        """Ask one logon server for this client's newest timestamp, unless it is the one known by `etag`.
+
+        Raises:
+            TransferError: as `send`; `transfer.not_found` if the server has nothing for this client.
+        """
+        headers = {} if etag is None else {"If-None-Match": etag}
+        url = parse_location(server).join(f"clients/{self._identity.client_id}/timestamp.json")
+        with self.send(
+            Request(url, headers=headers, max_bytes=MAX_TIMESTAMP, answer_s=ANSWER_S, total_s=30.0)
+        ) as answer:
+            if answer.status == 304:
+                return Polled(None, etag)
+            return Polled(answer.read(), answer.etag)
+
+    def logon_files(self, server: str, timestamp: bytes | None = None) -> Callable[[str, int], Iterable[bytes]]:
+        """Reader of one logon server's files for `trust`. `timestamp`: already read from it, given out once instead."""
+        known = [] if timestamp is None else [timestamp]
+
+        def fetch(name: str, max_bytes: int) -> Iterator[bytes]:
+            if known and name.endswith("/timestamp.json"):
+                yield known.pop()
+                return
+            url = parse_location(server).join(name)
+            request = Request(url, max_bytes=max_bytes, answer_s=ANSWER_S, total_s=TOTAL_S)
+            with self.send(request) if name.startswith("clients/") else self.client.fetch(request) as answer:
+                yield from answer.iter_bytes()
+
+        return fetch
+
+    def distribution_files(self, server: str) -> Callable[[str, int], Iterable[bytes]]:
+        """Reader of one distribution server's files for `trust`; they are public."""
+
+        def fetch(name: str, max_bytes: int) -> Iterator[bytes]:
+            url = parse_location(server).join(name)
+            with self.client.fetch(Request(url, max_bytes=max_bytes, answer_s=ANSWER_S, total_s=TOTAL_S)) as answer:
+                yield from answer.iter_bytes()
+
+        return fetch
+
+    def send(self, request: Request) -> Response:
+        """Send a request to a logon server, signed unless it is a directory.
+
+        Raises:
+            TransferError: as `TransferClient.fetch`. A refusal (401, 403) says so if clocks differ, the commonest reason.
+        """
+        if not request.url.startswith("file:"):
+            body = request.body if request.method == "POST" else None
+            proof = sign_request(
+                request.method, request.url, body, self._identity.key, self._identity.client_id, self._clock()
+            )
+            request = request._replace(headers={**request.headers, **proof})
+        response = self.client.exchange(request)
+        code = code_of_status(response.status)
+        if code is None:
+            return response
+        reason = _told(response)
+        hint = self._clock_hint(response.headers.get("date", "")) if code == "transfer.refused" else ""
+        raise TransferError(f"{request.url} answered with status {response.status}{reason}.{hint}", code=code)
+
+    def _clock_hint(self, date: str) -> str:
+        # unsigned, so it is a hint for people and changes nothing
+        try:
+            theirs = parsedate_to_datetime(date)
+        except ValueError:
+            return ""
+        ours = self._clock()
+        if theirs.tzinfo is None or abs(theirs - ours) <= CLOCK_SKEW:
+            return ""
+        return (
+            f" This computer's clock says {ours.astimezone(UTC):%Y-%m-%d %H:%M} UTC, the server's "
+            f"{theirs.astimezone(UTC):%Y-%m-%d %H:%M} UTC: set the clock."
+        )
+
+    def close(self) -> None:
+        """End the transfer process."""
+        self.client.close()
+
+
+def _told(response: Response) -> str:
+    said = b""
+    with response:
+        try:
+            for piece in response.iter_bytes():
+                said += piece[:1024]
+                if len(said) >= 1024:
+                    break
+        except TransferError:
+            return ""
+    kind = response.headers.get("content-type", "")
+    text = said[:200].decode("utf-8", "replace") if kind.startswith(("application/", "text/plain")) else ""
+    text = "".join(letter if letter.isprintable() else " " for letter in text).strip()
+    return f": {text}" if text else ""
+
+
+class TransferStart:
+    """Starts transfer processes under the account without rights; the first one at once, so that it is up when needed."""
+
+    def __init__(self, machine: Machine, configuration: ClientConfiguration) -> None:
+        self._machine = machine
+        self._account = configuration.transfer_account
+        self._first: PipeChannel | None = self._spawn()
+
+    def __call__(self) -> PipeChannel:
+        """The way to a fresh transfer process.
+
+        Raises:
+            MachineError: it cannot be started.
+        """
+        first, self._first = self._first, None
+        return first or self._spawn()
+
+    def discard(self) -> None:
+        """End the one that was started early and never used."""
+        if self._first is not None:
+            self._first.close()
+            self._first = None
+
+    def _spawn(self) -> PipeChannel:
+        account = self._machine.transfer_account(self._account) if self._machine.is_administrator() else None
+        child = self._machine.spawn(OwnProgram("pcm.transport.transfer", account=account, pipes=True))
+        return PipeChannel(child.stdout, child.stdin, child.close)
+
+
+def transfer_settings(configuration: ClientConfiguration) -> Settings:
+    """How the transfer process reaches servers, by this client's configuration."""
+    return Settings(ca_file=configuration.ca_file, proxy=configuration.proxy)
+
+
+class Servers:
+    """The servers of one kind, and what is remembered of them between checks.
+
+    Args:
+        state: Where the memory is kept.
+        kind: `LOGON` or `DISTRIBUTION`.
+        ordered: As the newest verified instructions name them, in the site's order of preference.
+        configured: As the client's own configuration names them: the last to be tried, and the first ever.
+    """
+
+    def __init__(self, state: State, kind: str, ordered: Sequence[str], configured: Sequence[str]) -> None:
+        self._state = state
+        self._key = f"servers.{kind}"
+        self._ordered = tuple(ordered) or tuple(configured)
+        self._names = tuple(dict.fromkeys((*self._ordered, *configured)))
+        self.health: _Health = _read_health(state.meta(self._key))
+
+    def choices(self, now: datetime, chance: random.Random) -> list[Choice]:
+        """Every server in the order in which it is tried, each with its reason."""
+        return order(self._names, self._ordered, self.health, now, chance)
+
+    def forget_refusals(self) -> None:
+        """An administrator has asked for a fresh try: servers that refused this client's key are asked again."""
+        self.health = {name: known for name, known in self.health.items() if not known.refused}
+
+    def ask(
+        self, question: Callable[[str], _Result], now: datetime, chance: random.Random
+    ) -> tuple[_Result, list[Attempt]]:
+        """Ask one after the other until one answers; what was learnt is kept either way.
+
+        Raises:
+            TransferError: none answered.
+        """
+        try:
+            return try_each(self.choices(now, chance), question, self.health, now, chance)
+        finally:
+            self._keep()
+
+    def _keep(self) -> None:
+        known = {name: self.health[name] for name in self._names if name in self.health}
+        text = msgspec.json.encode(_quantised(known)).decode()
+        if text != self._state.meta(self._key):
+            self._state.set_meta(self._key, text, durable=False)
+
+
+def _quantised(health: Mapping[str, Health]) -> _Health:
+    """With latencies rounded to steps of a tenth, so that an idle poll on a steady line writes nothing."""
+    return {name: known._replace(latency_s=_step(known.latency_s)) for name, known in health.items()}
+
+
+def _step(latency_s: float | None) -> float | None:
+    return None if latency_s is None else float(f"{latency_s:.1g}")
+
+
+def _read_health(text: str) -> _Health:
+    try:
+        return msgspec.json.decode(text, type=_Health) if text else {}
+    except msgspec.DecodeError:
+        return {}  # only a memory of servers: it is learnt anew
