@@ -18,6 +18,7 @@ from pcm.protocol.instructions import MAX_BYTES, Instructions, instructions_targ
 from pcm.trust import cache, floors, refresh
 from pcm.trust.codes import refuse, refuse_document
 from pcm.trust.fetching import Deadline, Fetch, read_file
+from pcm.trust.floors import Floors
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Recipient:
 class Seen:
     """What this client has accepted before, from its database."""
 
-    floors: floors.Floors = field(default_factory=floors.Floors)
+    floors: Floors = field(default_factory=Floors)
     serial: int = 0
     sha256: str = ""
 
