@@ -4,7 +4,6 @@ Serves step 3 (`site.jobs`) and step 5 (compiled into instructions). Pure values
 Contradictions are refused at creation with the reason (KB Q174933, Q174462, Q186414), never discovered by silence later.
 """
 
-import secrets
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
@@ -83,9 +82,9 @@ def _check_expiry(order: JobOrder, expires: datetime, offer: datetime, now: date
         raise _contradiction("users may defer (deferral.max_s) past the time when the job expires (expires_after)")
 
 
-def new_job_id() -> str:
-    """A fresh job id: 'j' and ten letters or digits (50 random bits; the database refuses the rare double)."""
-    return "j" + "".join(secrets.choice(_ALPHABET) for _ in range(10))
+def job_id(number: int) -> str:
+    """The job id of a 50-bit number: 'j' and ten letters or digits. The site draws the number at random."""
+    return "j" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(0, 50, 5))
 
 
 def _contradiction(why: str) -> RequestError:
