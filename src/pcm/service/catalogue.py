@@ -17,6 +17,7 @@ from pcm.model.instruction import Instruction
 from pcm.protocol.enrolment import ClientConfiguration
 from pcm.protocol.policy import SitePolicy, read_policy, write_policy
 from pcm.service.inbox import (
+    OLDER_ORDER,
     PACKAGES_DUE,
     Refreshed,
     ask_in_order,
@@ -25,7 +26,7 @@ from pcm.service.inbox import (
     read_root,
     remove_other_folders,
 )
-from pcm.service.orders import parse_instruction
+from pcm.service.journal import Journal
 from pcm.service.places import Places
 from pcm.service.plan import Approved
 from pcm.service.records import to_text, to_time
@@ -41,7 +42,7 @@ VALID_UNTIL = "packages.valid_until"
 POLICY = "policy"
 # Not a fault of the order: the planner itself says 'not applicable' (KB Q156250)
 _LEFT_TO_THE_PLANNER = frozenset({"trust.platform"})
-_DONE = (Stage.SUCCEEDED.value, Stage.ALREADY_INSTALLED.value)
+_DONE = (Stage.SUCCEEDED, Stage.ALREADY_INSTALLED)
 
 
 class Catalogue:
@@ -141,8 +142,8 @@ class Catalogue:
             name: Release(known.release, known.min_release, known.release if known.installed else None)
             for name, known in self._state.releases().items()
         }
-        done = self._state.rows("SELECT id, body FROM instructions WHERE state IN (?, ?)", _DONE)
-        names = frozenset(name for key, body in done for name in (key, parse_instruction(body).job))
+        done = [record for record in Journal(self._state).records() if record.state in _DONE]
+        names = frozenset(name for record in done for name in (record.id, record.instruction.job))
         return Circumstances(self._client_id, self._platform, policy, self._clock(), releases, names)
 
     def _store_verdicts(
@@ -183,9 +184,7 @@ def present_instructions(state: State) -> list[Instruction]:
     Raises:
         StoreError: `store.damaged`.
     """
-    return [
-        parse_instruction(body) for (body,) in state.rows("SELECT body FROM instructions WHERE present = 1 ORDER BY id")
-    ]
+    return [record.instruction for record in Journal(state).records() if record.present]
 
 
 def read_kept_policy(state: State) -> SitePolicy | None:

@@ -8,7 +8,7 @@ A refused file changes nothing but a counter of refusals (check 14): what was ve
 expire. Servers are tried in order; each is verified by itself, so asking the next after a forgery believes nothing of the first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +16,10 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from pcm.model.errors import PcmError, RequestError, StoreError, TransferError, TrustError
+from pcm.model.instruction import Instruction
 from pcm.protocol.enrolment import ClientConfiguration
 from pcm.protocol.instructions import Instructions, read_instructions, write_instructions
-from pcm.service import orders
+from pcm.service.journal import Journal, Verified
 from pcm.service.places import Places
 from pcm.service.records import to_text, to_time
 from pcm.service.sources import LOGON, Network, Servers
@@ -35,6 +36,7 @@ PACKAGES_DUE = "packages.due"
 LAST_CONTACT = "last_contact"
 LAST_SERVER = "last_server"
 ETAG = "etag."
+OLDER_ORDER = "trust.rollback"  # the journal's verdict on a single order that went back
 
 
 class Refreshed(NamedTuple):
@@ -137,7 +139,7 @@ class Inbox:
         )
         now = self._clock()
         changed = verified.changed or not self._state.meta(HEADER)
-        with self._state.transaction() as connection:  # check 7
+        with self._state.transaction():  # check 7
             self._state.store_floors(INSTRUCTIONS, verified.seen.floors)
             self._state.set_meta(SERIAL, str(verified.seen.serial), kept=True)
             self._state.set_meta(SHA256, verified.seen.sha256, kept=True)
@@ -145,15 +147,24 @@ class Inbox:
             self._state.set_meta(VALID_UNTIL, to_text(verified.valid_until))
             self._state.set_meta(ETAG + server, etag or "")
             if changed:
-                lost = bool(self._state.meta("history_lost"))
-                orders.take_in(connection, verified.instructions.instructions, now, history_lost=lost)
-                self._state.delete_meta("history_lost")
+                self._take_in(verified.instructions.instructions, now)
                 header = replace(verified.instructions, instructions=())
                 self._state.set_meta(HEADER, write_instructions(header).decode())
                 self._state.set_meta(PACKAGES_DUE, "1")
         self._note_contact(server)
         remove_other_folders(self._places, "instructions", number + 1)
         return changed
+
+    def _take_in(self, instructions: Iterable[Instruction], now: datetime) -> None:
+        """What the packagers' signatures said of an order stays, until `catalogue` has looked again."""
+        journal = Journal(self._state)
+        said = {record.id: (record.verdict_code, record.verdict_reason) for record in journal.records()}
+        verified = []
+        for instruction in instructions:
+            code, reason = said.get(instruction.id, ("", ""))
+            kept = code != OLDER_ORDER  # that one is about the file before
+            verified.append(Verified(instruction, code if kept else "", reason if kept else ""))
+        journal.take_in(verified, now)
 
     def _note_contact(self, server: str) -> None:
         # to the minute: a poll that changes nothing shall not write more than it must
