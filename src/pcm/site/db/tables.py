@@ -141,8 +141,7 @@ clients = Table(
     Column("targets", LargeBinary),
     Column("targets_version", BigInteger, nullable=False, server_default="0"),
     Column("body_expires", Moment),
-    Column("lease_version", BigInteger, nullable=False, server_default="0"),
-    Column("lease_expires", Moment),
+    Column("renew_leases", Moment),  # when static folders need fresh leases; a logon server over HTTP signs its own
     Column("dirty", Boolean, nullable=False, server_default=text("false")),
     Column("unwritten", Boolean, nullable=False, server_default=text("false")),
     Column("compile_failures", Integer, nullable=False, server_default="0"),
@@ -150,7 +149,8 @@ clients = Table(
     CheckConstraint("state in ('pending', 'enrolled', 'quarantined', 'revoked')", name="state"),
     Index("ix_clients_to_compile", "dirty", sqlite_where=text("dirty"), postgresql_where=text("dirty")),
     Index("ix_clients_to_write", "unwritten", sqlite_where=text("unwritten"), postgresql_where=text("unwritten")),
-    Index("ix_clients_lease_expires", "lease_expires"),
+    Index("ix_clients_renew_leases", "renew_leases"),
+    Index("ix_clients_body_expires", "body_expires"),
 )
 
 groups = Table(
@@ -187,8 +187,6 @@ jobs = Table(
     Column("created", Moment, nullable=False),
     Column("created_by", String(100), nullable=False),
     Column("approvals_needed", Integer, nullable=False),
-    Column("audience_root", String(64), nullable=False),
-    Column("audience_size", Integer, nullable=False),
     CheckConstraint("state in ('active', 'cancelled', 'expired')", name="state"),
     Index("ix_jobs_expires", "state", "expires"),
     Index("ix_jobs_created", "created", "id"),

@@ -75,6 +75,7 @@ manifests = Table(
     Column("sha256", String(64), primary_key=True),
     Column("path", String(400), nullable=False),
     Column("body", LargeBinary, nullable=False),
+    Column("unwritten", Boolean, nullable=False, server_default=text("true")),
 )
 
 # The newest file of each role, and every root. What is unwritten is not yet on all distribution folders.

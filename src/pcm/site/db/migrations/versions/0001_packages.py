@@ -59,6 +59,7 @@ def _create_manifests() -> None:
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("path", sa.String(length=400), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column("unwritten", sa.Boolean(), server_default=sa.text("(true)"), nullable=False),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_manifests")),
     )
 

@@ -54,8 +54,7 @@ def _create_clients() -> None:
         sa.Column("targets", sa.LargeBinary(), nullable=True),
         sa.Column("targets_version", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("body_expires", Moment(), nullable=True),
-        sa.Column("lease_version", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("lease_expires", Moment(), nullable=True),
+        sa.Column("renew_leases", Moment(), nullable=True),
         sa.Column("dirty", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("unwritten", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("compile_failures", sa.Integer(), server_default="0", nullable=False),
@@ -64,8 +63,9 @@ def _create_clients() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_clients")),
         sa.UniqueConstraint("client_id", name=op.f("uq_clients_client_id")),
     )
+    op.create_index("ix_clients_body_expires", "clients", ["body_expires"], unique=False)
     op.create_index(op.f("ix_clients_host_key"), "clients", ["host_key"], unique=False)
-    op.create_index("ix_clients_lease_expires", "clients", ["lease_expires"], unique=False)
+    op.create_index("ix_clients_renew_leases", "clients", ["renew_leases"], unique=False)
     op.create_index(op.f("ix_clients_state"), "clients", ["state"], unique=False)
     op.create_index(
         "ix_clients_to_compile",
@@ -219,8 +219,6 @@ def _create_jobs() -> None:
         sa.Column("created", Moment(), nullable=False),
         sa.Column("created_by", sa.String(length=100), nullable=False),
         sa.Column("approvals_needed", sa.Integer(), nullable=False),
-        sa.Column("audience_root", sa.String(length=64), nullable=False),
-        sa.Column("audience_size", sa.Integer(), nullable=False),
         sa.CheckConstraint("state in ('active', 'cancelled', 'expired')", name=op.f("ck_jobs_state")),
         sa.ForeignKeyConstraint(["package_version"], ["package_versions.id"], name=op.f("fk_jobs_package_version")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
