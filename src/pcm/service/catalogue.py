@@ -161,10 +161,8 @@ class Catalogue:
                     continue
                 refused = error is not None and error.code not in _LEFT_TO_THE_PLANNER
                 connection.execute(
-                    "UPDATE instructions SET verdict_code = ?, verdict_reason = ? WHERE id = ?",
-                    (error.code, error.message[:1000], instruction.id)
-                    if error and refused
-                    else ("", "", instruction.id),
+                    "UPDATE instructions SET verdict_code = ?, verdict_reason = ? WHERE id = ? AND verdict_code <> ?",
+                    (*_verdict(error if refused else None), instruction.id, OLDER_ORDER),
                 )
                 if isinstance(body, bytes):
                     connection.execute(
@@ -176,6 +174,10 @@ class Catalogue:
                 "AND sha256 NOT IN (SELECT manifest_sha256 FROM runs WHERE finished = 0)"
             )
         return before != self._state.rows("SELECT id, verdict_code FROM instructions WHERE present = 1")
+
+
+def _verdict(error: PcmError | None) -> tuple[str, str]:
+    return ("", "") if error is None else (error.code, error.message[:1000])
 
 
 def present_instructions(state: State) -> list[Instruction]:
@@ -214,7 +216,5 @@ def count_approvals(
     counted: dict[str, Approved] = {}
     for instruction in carrying:
         agreement = check_approvals(instruction, 0, policy, client_id, now)
-        counted[instruction.id] = Approved(
-            len(agreement.approvers), policy.emergency_approvals if agreement.emergency else 0
-        )
+        counted[instruction.id] = Approved(len(agreement.approvers), agreement.emergency)
     return counted
