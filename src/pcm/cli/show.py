@@ -1,0 +1,161 @@
+"""How results look: tables for people, JSON and YAML for programs, errors in one clear message.
+
+Serves every verb, after its call. Text from elsewhere never reaches the terminal raw (`protocol.printable`). Rich is loaded
+only when a table is drawn on the way out.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from pcm.cli.settings import Output
+from pcm.model.errors import PcmError
+from pcm.protocol.printable import printable, printable_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+GOOD = frozenset({"succeeded", "already_installed", "enrolled", "done", "yes", "ok"})
+BAD = frozenset({"failed", "refused", "quarantined", "revoked", "no", "withdrawn"})
+OPEN = frozenset(
+    {
+        "unknown", "restart_pending", "pending", "waiting_for_approval", "cancelling", "deferred", "running", "asked",
+        "downloading", "offered", "waiting", "ready", "active",
+    }
+)  # fmt: skip
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+
+
+def print_data(value: Any, output: Output) -> bool:
+    """Print a value for programs, if that is what was asked for.
+
+    Returns:
+        Whether it was; otherwise the caller draws its table.
+    """
+    if output == "json":
+        sys.stdout.write(printable_json(msgspec.json.format(msgspec.json.encode(value), indent=2)) + "\n")
+        return True
+    if output == "yaml":
+        import yaml  # noqa: PLC0415 - only when asked for
+
+        data = msgspec.to_builtins(value)
+        # without allow_unicode, everything that is not plain text is written as an escape
+        sys.stdout.write(yaml.safe_dump(data, sort_keys=False, allow_unicode=False, width=120))
+        return True
+    return False
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, none: str, title: str = "") -> None:
+    """Draw a table; if it has no rows, say `none`. A column name that starts with '>' is aligned to the right."""
+    from rich import box  # noqa: PLC0415 - see module
+    from rich.table import Table  # noqa: PLC0415
+
+    lines = list(rows)
+    if not lines:
+        click.echo(none)
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left", title_style="bold")
+    for column in columns:
+        right = column.startswith(">")
+        table.add_column(column.removeprefix(">"), justify="right" if right else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*(cell(value) for value in line))
+    console().print(table)
+
+
+def print_facts(facts: Iterable[tuple[str, Any]], *, title: str = "") -> None:
+    """Draw names and values, one pair a line; pairs without a value are left out."""
+    from rich.table import Table  # noqa: PLC0415 - see module
+
+    table = Table(
+        box=None, show_header=False, pad_edge=False, title=title or None, title_justify="left", title_style="bold"
+    )
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        if value not in {None, ""}:
+            table.add_row(name, cell(value))
+    console().print(table)
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Where rich draws: no colour unless a person looks, as wide as needed if nobody does."""
+    from rich.console import Console  # noqa: PLC0415 - see module
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, width=None if stream.isatty() else 200, highlight=False, soft_wrap=False, markup=False)
+
+
+def cell(value: Any) -> "Text":
+    """A value as a table shows it; states in their colour."""
+    from rich.text import Text  # noqa: PLC0415 - see module
+
+    if isinstance(value, Text):
+        return value
+    if value is None:
+        return Text("–", style="dim")
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
+    if isinstance(value, datetime):
+        return Text(moment(value))
+    text = printable(str(value), lines=True)
+    style = "green" if text in GOOD else "red" if text in BAD else "yellow" if text in OPEN else ""
+    return Text(text.replace("_", " ") if style else text, style=style)
+
+
+def plain(value: str) -> "Text":
+    """Text that is no state, whatever it says."""
+    from rich.text import Text  # noqa: PLC0415 - see module
+
+    return Text(printable(value, lines=True))
+
+
+def moment(value: datetime | None) -> str:
+    """A time on this machine's clock: `2026-01-31 12:00`."""
+    return "–" if value is None else value.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def ago(value: datetime | None, now: datetime | None = None) -> str:
+    """How long ago, in one unit: `5 min ago`."""
+    if value is None:
+        return "never"
+    seconds = int(((now or datetime.now(UTC)) - value).total_seconds())
+    if seconds < 0:
+        return moment(value)
+    for least, length, unit in ((2 * _DAY, _DAY, "days"), (2 * _HOUR, _HOUR, "h"), (_MINUTE, _MINUTE, "min")):
+        if seconds >= least:
+            return f"{seconds // length} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def size(count: int) -> str:
+    """Bytes for people: `1.5 MB`."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def say(text: str) -> None:
+    """One line to a person, beside the result: on stderr, so that pipes carry results only."""
+    click.echo(printable(text, lines=True), err=True)
+
+
+def show_error(error: PcmError, output: Output) -> None:
+    """Tell an error: its message, and its code for whoever looks it up; as JSON if that was asked for."""
+    if output == "json":
+        told = {"error": {"code": error.code, "message": error.message}}
+        problems = getattr(error, "problems", None)
+        if problems is not None:
+            told["error"]["problems"] = msgspec.to_builtins(problems)
+        click.echo(printable_json(msgspec.json.format(msgspec.json.encode(told), indent=2)), err=True)
+        return
+    head = click.style("refused:", fg="red", bold=True)
+    click.echo(f"{head} {printable(error.message, lines=True)} [{printable(error.code)}]", err=True)
