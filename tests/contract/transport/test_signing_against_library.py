@@ -2,9 +2,11 @@
 
 import datetime as dt
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from http_message_signatures import (
     HTTPMessageSigner,
     HTTPMessageVerifier,
@@ -24,15 +26,15 @@ KEYS = MappingKeyResolver(public_keys={ID: KEY.public_key()}, private_keys={ID: 
 
 
 class Message:
-    def __init__(self, method, url, headers):
+    def __init__(self, method: Any, url: Any, headers: Any) -> None:
         self.method, self.url, self.headers = method, url, headers
 
 
-def now():
+def now() -> Any:
     return datetime.now(UTC)
 
 
-def raw(headers):
+def raw(headers: Any) -> Any:
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
@@ -40,7 +42,7 @@ paths = st.lists(st.text("abcXYZ019-._~", min_size=1, max_size=12), max_size=5).
 
 
 @given(path=paths, query=st.sampled_from(["", "?a=1", "?a=%20b&c"]), body=st.none() | st.binary(max_size=200))
-def test_the_library_accepts_what_we_sign(path, query, body):
+def test_the_library_accepts_what_we_sign(path: Any, query: Any, body: Any) -> None:
     method, url = ("GET" if body is None else "POST"), f"https://logon.example.org/{path}{query}"
     headers = sign_request(method, url, body, KEY, ID, now())
     verifier = HTTPMessageVerifier(signature_algorithm=ECDSA_P256_SHA256, key_resolver=KEYS)
@@ -57,7 +59,9 @@ def test_the_library_accepts_what_we_sign(path, query, body):
     assert verify_request(method, url, raw(headers), body, lambda _: KEY.public_key(), now()) == ID
 
 
-def signed_by_library(body=b"report", *, algorithm=ECDSA_P256_SHA256, keys=KEYS, **options):
+def signed_by_library(
+    body: Any = b"report", *, algorithm: Any = ECDSA_P256_SHA256, keys: Any = KEYS, **options: Any
+) -> Any:
     message = Message("POST", "https://logon.example.org/logon/reports", {})
     signer = HTTPMessageSigner(signature_algorithm=algorithm, key_resolver=keys)
     arguments = {
@@ -76,7 +80,7 @@ def signed_by_library(body=b"report", *, algorithm=ECDSA_P256_SHA256, keys=KEYS,
     "options",
     [{}, {"include_alg": False}, {"label": "pcm"}, {"covered_component_ids": ("@method", "@target-uri", "@authority")}],
 )
-def test_we_accept_other_forms_that_the_library_signs(options):
+def test_we_accept_other_forms_that_the_library_signs(options: Any) -> None:
     message = signed_by_library(**options)
     assert verify_request("POST", message.url, raw(message.headers), b"report", lambda _: KEY.public_key(), now()) == ID
 
@@ -94,13 +98,13 @@ def test_we_accept_other_forms_that_the_library_signs(options):
         {"key_id": ID, "body": b"another"},
     ],
 )
-def test_we_refuse_other_forms_that_say_less(options):
+def test_we_refuse_other_forms_that_say_less(options: Any) -> None:
     message = signed_by_library(**options)
     with pytest.raises(TrustError):
         verify_request("POST", message.url, raw(message.headers), b"report", lambda _: KEY.public_key(), now())
 
 
-def test_the_general_way_keeps_its_codes():
+def test_the_general_way_keeps_its_codes() -> None:
     message = signed_by_library(created=datetime(2020, 1, 1, tzinfo=UTC))
     with pytest.raises(TrustError) as caught:
         verify_request("POST", message.url, raw(message.headers), b"report", lambda _: KEY.public_key(), now())
@@ -111,9 +115,7 @@ def test_the_general_way_keeps_its_codes():
     assert caught.value.code == "trust.unknown_client"
 
 
-def test_another_algorithm_is_refused():
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
+def test_another_algorithm_is_refused() -> None:
     key = Ed25519PrivateKey.generate()
     keys = MappingKeyResolver(public_keys={}, private_keys={ID: key})
     message = signed_by_library(algorithm=ED25519, keys=keys)
@@ -121,7 +123,7 @@ def test_another_algorithm_is_refused():
         verify_request("POST", message.url, raw(message.headers), b"report", lambda _: KEY.public_key(), now())
 
 
-def test_two_signatures_of_ours_are_refused():
+def test_two_signatures_of_ours_are_refused() -> None:
     message = signed_by_library()
     signer = HTTPMessageSigner(signature_algorithm=ECDSA_P256_SHA256, key_resolver=KEYS)
     signer.sign(

@@ -1,6 +1,7 @@
 """Signed requests: what our signer writes, our check accepts, and nothing else gets by (RFC 9421, RFC 9530)."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,40 +19,40 @@ ID = "0123456789abcdef0123456789abcdef"
 URL = f"https://logon.example.org/logon/clients/{ID}/timestamp.json"
 
 
-def key_of(keyid):
+def key_of(keyid: Any) -> Any:
     return KEY.public_key() if keyid == ID else None
 
 
-def raw(headers):
+def raw(headers: Any) -> Any:
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
-def check(headers, method="GET", url=URL, body=None, now=NOW):
+def check(headers: Any, method: Any = "GET", url: Any = URL, body: Any = None, now: Any = NOW) -> Any:
     return verify_request(method, url, raw(headers), body, key_of, now)
 
 
-def refusal(headers, **changes):
+def refusal(headers: Any, **changes: Any) -> Any:
     with pytest.raises(TrustError) as caught:
         check(headers, **changes)
     return caught.value.code
 
 
-def test_a_get_is_recognised():
+def test_a_get_is_recognised() -> None:
     assert check(sign_request("GET", URL, None, KEY, ID, NOW)) == ID
 
 
-def test_a_post_is_recognised_and_its_body_covered():
+def test_a_post_is_recognised_and_its_body_covered() -> None:
     headers = sign_request("POST", URL, b"report", KEY, ID, NOW)
     assert headers["Content-Digest"] == content_digest(b"report")
     assert check(headers, method="POST", body=b"report") == ID
     assert refusal(headers, method="POST", body=b"Report") == "trust.request_signature"
 
 
-def test_an_empty_body_is_covered_too():
+def test_an_empty_body_is_covered_too() -> None:
     assert check(sign_request("POST", URL, b"", KEY, ID, NOW), method="POST", body=b"") == ID
 
 
-def test_rfc_9530_digest_of_its_own_example():
+def test_rfc_9530_digest_of_its_own_example() -> None:
     # RFC 9530, appendix D: {"hello": "world"} and a line feed
     assert content_digest(b'{"hello": "world"}\n') == "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"
 
@@ -66,19 +67,19 @@ def test_rfc_9530_digest_of_its_own_example():
         {"url": URL.replace("https", "http")},
     ],
 )
-def test_another_method_or_address_does_not_hold(changes):
+def test_another_method_or_address_does_not_hold(changes: Any) -> None:
     assert refusal(sign_request("GET", URL, None, KEY, ID, NOW), **changes) == "trust.request_signature"
 
 
-def test_somebody_elses_key_does_not_hold():
+def test_somebody_elses_key_does_not_hold() -> None:
     assert refusal(sign_request("GET", URL, None, OTHER, ID, NOW)) == "trust.request_signature"
 
 
-def test_an_unknown_client_is_named_so():
+def test_an_unknown_client_is_named_so() -> None:
     assert refusal(sign_request("GET", URL, None, KEY, ID[::-1], NOW)) == "trust.unknown_client"
 
 
-def test_a_key_of_another_curve_is_refused():
+def test_a_key_of_another_curve_is_refused() -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     headers = sign_request("GET", URL, None, KEY, ID, NOW)
     with pytest.raises(TrustError, match="P-256"):
@@ -86,7 +87,7 @@ def test_a_key_of_another_curve_is_refused():
 
 
 @pytest.mark.parametrize(("seconds", "accepted"), [(0, True), (300, True), (301, False), (-300, True), (-301, False)])
-def test_age_is_accepted_up_to_300_seconds_either_way(seconds, accepted):
+def test_age_is_accepted_up_to_300_seconds_either_way(seconds: Any, accepted: Any) -> None:
     headers = sign_request("GET", URL, None, KEY, ID, NOW - timedelta(seconds=seconds))
     if accepted:
         assert check(headers) == ID
@@ -94,27 +95,27 @@ def test_age_is_accepted_up_to_300_seconds_either_way(seconds, accepted):
         assert refusal(headers) == "trust.request_age"
 
 
-def test_a_post_whose_signature_leaves_the_body_out_is_refused():
+def test_a_post_whose_signature_leaves_the_body_out_is_refused() -> None:
     headers = sign_request("GET", URL, None, KEY, ID, NOW)
     assert refusal(headers, method="GET", body=b"x") == "trust.request_signature"
     headers["Content-Digest"] = content_digest(b"x")
     assert refusal(headers, method="GET", body=b"x") == "trust.request_signature"
 
 
-def test_unsigned_requests_are_named_so():
+def test_unsigned_requests_are_named_so() -> None:
     assert refusal({}) == "trust.request_unsigned"
     headers = sign_request("GET", URL, None, KEY, ID, NOW)
     del headers["Signature"]
     assert refusal(headers) == "trust.request_unsigned"
 
 
-def test_doubled_headers_are_refused():
+def test_doubled_headers_are_refused() -> None:
     headers = raw(sign_request("GET", URL, None, KEY, ID, NOW))
     with pytest.raises(TrustError, match="doubled"):
         verify_request("GET", URL, headers + headers[:1], None, key_of, NOW)
 
 
-def test_nonces_differ():
+def test_nonces_differ() -> None:
     first, second = (sign_request("GET", URL, None, KEY, ID, NOW)["Signature-Input"] for _ in range(2))
     assert first != second
 
@@ -124,7 +125,7 @@ def test_nonces_differ():
     place=st.integers(0, 400),
     new=st.characters(),
 )
-def test_any_single_changed_character_is_refused(name, place, new):
+def test_any_single_changed_character_is_refused(name: Any, place: Any, new: Any) -> None:
     headers = sign_request("POST", URL, b"report", KEY, ID, NOW)
     value = headers[name]
     place %= len(value)
@@ -137,7 +138,7 @@ def test_any_single_changed_character_is_refused(name, place, new):
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300), st.none() | st.binary(max_size=100))
-def test_fuzzed_headers_are_refused_and_nothing_else_happens(signature_input, signature, body):
+def test_fuzzed_headers_are_refused_and_nothing_else_happens(signature_input: Any, signature: Any, body: Any) -> None:
     fields = [(b"signature-input", signature_input), (b"signature", signature), (b"content-digest", b"sha-256=:AA==:")]
     with pytest.raises(TrustError):
         verify_request("POST", URL, fields, body, key_of, NOW)
@@ -178,7 +179,7 @@ _PARAMETERS = st.lists(
 
 
 @given(_MEMBERS, _PARAMETERS, st.sampled_from(["pcm", "sig1", "pcm, pcm"]))
-def test_well_formed_but_unsigned_inputs_are_refused(members, parameters, label):
+def test_well_formed_but_unsigned_inputs_are_refused(members: Any, parameters: Any, label: Any) -> None:
     value = f"{label}=({' '.join(members)})" + "".join(f";{parameter}" for parameter in parameters)
     fields = [(b"signature-input", value.encode()), (b"signature", f"{label}=:{'A' * 86}==:".encode())]
     with pytest.raises(TrustError):

@@ -1,0 +1,168 @@
+"""The order in which servers are tried is the documented one, and fail-over goes through all of them."""
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pcm.model.errors import TransferError, TrustError
+from pcm.transport.failover import try_each
+from pcm.transport.health import Choice, Health, order, record_failure, record_success
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+LATER = NOW + timedelta(minutes=5)
+
+
+def names(choices: list[Choice]) -> list[str]:
+    return [choice.server for choice in choices]
+
+
+def test_q165508_the_documented_order_is_the_real_one() -> None:
+    health = {
+        "slow": Health(latency_s=0.9),
+        "fast": Health(latency_s=0.01),
+        "down": Health(latency_s=0.001, failures=3, code="transfer.timeout", due=LATER),
+        "refused": Health(failures=1, refused=True, code="transfer.refused", due=LATER),
+    }
+    servers = ["refused", "down", "slow", "new", "fast", "mine"]
+    choices = order(servers, ["mine"], health, NOW, random.Random(1))
+    assert names(choices) == ["mine", "fast", "slow", "new", "down", "refused"]
+    assert [choice.usable for choice in choices] == [True] * 5 + [False]
+    assert choices[0].reason == "preferred, number 1"
+    assert choices[1].reason == "answers in 10 ms"
+    assert choices[4].reason.startswith(
+        "last resort: failed 3 times in a row (transfer.timeout), rests until 2026-03-01T00:05"
+    )
+    assert "refused this client's key" in choices[5].reason
+
+
+def test_q153288_preferred_servers_come_before_measured_ones_and_in_their_own_order() -> None:
+    health = {"wan": Health(latency_s=0.001)}
+    assert names(order(["wan", "b", "a"], ["a", "b", "elsewhere"], health, NOW, random.Random(1))) == ["a", "b", "wan"]
+
+
+def test_unknown_servers_are_spread_over_clients() -> None:
+    first = {order(["a", "b", "c"], [], {}, NOW, random.Random(seed))[0].server for seed in range(40)}
+    assert first == {"a", "b", "c"}
+
+
+def test_q199994_a_server_that_is_named_no_more_is_never_chosen() -> None:
+    health = {"gone": Health(latency_s=0.001)}
+    assert names(order(["a"], ["gone"], health, NOW, random.Random(1))) == ["a"]
+
+
+def test_a_preferred_server_that_failed_waits_its_turn_and_then_leads_again() -> None:
+    health = {"mine": Health(failures=1, code="transfer.timeout", due=LATER)}
+    assert names(order(["mine", "b"], ["mine"], health, NOW, random.Random(1))) == ["b", "mine"]
+    assert names(order(["mine", "b"], ["mine"], health, LATER, random.Random(1))) == ["mine", "b"]
+
+
+servers = st.lists(st.sampled_from("abcdefgh"), max_size=10)
+healths = st.dictionaries(
+    st.sampled_from("abcdefgh"),
+    st.builds(
+        Health,
+        latency_s=st.none() | st.floats(0, 100),
+        failures=st.integers(0, 99),
+        refused=st.booleans(),
+        due=st.none() | st.sampled_from([NOW - timedelta(1), LATER]),
+    ),
+)
+
+
+@given(servers, servers, healths, st.integers())
+def test_every_server_stands_in_the_order_once(
+    all_: list[str], preferred: list[str], health: dict[str, Health], seed: int
+) -> None:
+    choices = order(all_, preferred, health, NOW, random.Random(seed))
+    assert sorted(names(choices)) == sorted(set(all_))
+    assert all(choice.reason for choice in choices)
+    usable = [choice.usable for choice in choices]
+    assert usable == sorted(usable, reverse=True)
+
+
+def test_pauses_double_up_to_an_hour() -> None:
+    health, pauses = Health(), []
+    for _ in range(12):
+        health = record_failure(health, "transfer.timeout", NOW, random.Random(7))
+        assert health.due is not None
+        pauses.append((health.due - NOW).total_seconds())
+    assert 22 <= pauses[0] <= 38
+    assert max(pauses) <= 4500
+    assert pauses[5] > pauses[0] * 10
+
+
+def test_q230242_a_refusal_rests_for_hours_and_success_forgets_it() -> None:
+    health = record_failure(Health(latency_s=0.1), "transfer.refused", NOW, random.Random(7))
+    assert health.due is not None
+    assert health.due - NOW >= timedelta(hours=3)
+    again = record_success(health, latency_s=0.1)
+    assert (again.failures, again.refused, again.due) == (0, False, None)
+    assert again.latency_s == pytest.approx(0.1)
+
+
+def test_rates_come_from_large_transfers_only() -> None:
+    assert record_success(Health(), transferred=(1000, 0.001)).rate is None
+    assert record_success(Health(), transferred=(1_000_000, 0.5)).rate == 2_000_000
+
+
+def choices(*servers: str) -> list[Choice]:
+    return [Choice(server, True, "test") for server in servers]
+
+
+def test_q191293_the_next_server_is_asked_when_one_does_not_answer() -> None:
+    asked: list[str] = []
+
+    def ask(server: str) -> str:
+        asked.append(server)
+        if server != "c":
+            raise TransferError("no route", code="transfer.unreachable")
+        return "answer"
+
+    health: dict[str, Health] = {}
+    result, attempts = try_each(choices("a", "b", "c", "d"), ask, health, NOW, random.Random(1))
+    assert (result, asked) == ("answer", ["a", "b", "c"])
+    assert [attempt.code for attempt in attempts] == ["transfer.unreachable", "transfer.unreachable", ""]
+    assert health["a"].failures == 1
+    assert health["c"].latency_s is not None
+    assert "d" not in health
+
+
+def test_when_none_answers_all_are_told() -> None:
+    def ask(server: str) -> str:
+        raise TransferError(f"{server} is down", code="transfer.timeout")
+
+    with pytest.raises(TransferError, match=r"None of 2 servers answered\. a: a is down; b: b is down") as caught:
+        try_each(choices("a", "b"), ask, {}, NOW, random.Random(1))
+    assert caught.value.code == "transfer.timeout"
+
+
+def test_a_refusal_is_told_even_if_another_server_is_just_down() -> None:
+    def ask(server: str) -> str:
+        raise TransferError("x", code="transfer.refused" if server == "a" else "transfer.timeout")
+
+    with pytest.raises(TransferError) as caught:
+        try_each(choices("a", "b"), ask, {}, NOW, random.Random(1))
+    assert caught.value.code == "transfer.refused"
+
+
+def test_q230242_a_server_that_refused_is_not_asked_again_before_its_time() -> None:
+    asked: list[str] = []
+    with pytest.raises(TransferError) as caught:
+        try_each([Choice("a", False, "not asked")], asked.append, {}, NOW, random.Random(1))
+    assert (asked, caught.value.code) == ([], "transfer.refused")
+
+
+def test_a_trust_failure_never_falls_over_to_the_next_server() -> None:
+    def ask(_: str) -> str:
+        raise TrustError("forged", code="trust.unsigned")
+
+    with pytest.raises(TrustError):
+        try_each(choices("a", "b"), ask, {}, NOW, random.Random(1))
+
+
+def test_no_server_at_all_is_said() -> None:
+    with pytest.raises(TransferError, match="No server is configured"):
+        try_each([], lambda _: None, {}, NOW, random.Random(1))
