@@ -8,6 +8,7 @@ merges both when it opens and writes the file after each change. It never lowers
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from pcm.service.machine.durable import write_atomically
 from pcm.service.records import InstalledRelease
@@ -76,9 +77,11 @@ def _is_newer(role: str, offered: Floor, known: Floor, theirs: Floors, mine: Flo
 def merge_releases(
     mine: dict[str, InstalledRelease], theirs: dict[str, InstalledRelease]
 ) -> dict[str, InstalledRelease]:
-    """Take the record of each package that changed last: a signed downgrade lowers a release rightly."""
+    """Take what changed last for each package, and the higher floor of both."""
     merged = dict(mine)
-    for package, release in theirs.items():
-        if package not in merged or release.changed > merged[package].changed:
-            merged[package] = release
+    for package, offered in theirs.items():
+        known = merged.get(package, offered)
+        latest = offered if offered.changed > known.changed else known
+        highest = offered if offered.release > known.release else known
+        merged[package] = replace(latest, release=highest.release, min_release=highest.min_release)
     return merged

@@ -16,16 +16,18 @@ from pcm.protocol.report import RunResult
 
 
 class InstalledRelease(msgspec.Struct, frozen=True):
-    """The newest release of a package that a program of ours installed (or, with `installed` false, removed) here.
+    """What is known here of a package that programs of ours put on or took off.
 
-    It stays as a floor after removal. A downgrade goes no further than `min_release`.
+    Attributes:
+        release: The newest one that ever was here, with that manifest's `min_release`: a floor that stays after removal.
+        installed: The release that is here now; None: it was removed. `version` belongs to it, or was the last.
     """
 
     package: str
     release: int
-    version: str
     min_release: int
-    installed: bool
+    version: str
+    installed: int | None
     changed: datetime
 
 

@@ -42,8 +42,8 @@ CREATE TABLE instructions (
 );
 
 CREATE TABLE releases (
-    package TEXT PRIMARY KEY, release INTEGER NOT NULL, version TEXT NOT NULL, min_release INTEGER NOT NULL,
-    installed INTEGER NOT NULL, changed TEXT NOT NULL
+    package TEXT PRIMARY KEY, release INTEGER NOT NULL, min_release INTEGER NOT NULL, version TEXT NOT NULL,
+    installed INTEGER, changed TEXT NOT NULL
 ) WITHOUT ROWID;
 
 CREATE TABLE runs (

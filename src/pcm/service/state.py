@@ -177,11 +177,11 @@ class State:
             self._floors_changed = True
 
     def releases(self) -> dict[str, InstalledRelease]:
-        """For each package the newest release that ran here."""
-        found = self.rows("SELECT package, release, version, min_release, installed, changed FROM releases")
+        """What programs of ours put on or took off here, by package."""
+        found = self.rows("SELECT package, release, min_release, version, installed, changed FROM releases")
         return {
-            package: InstalledRelease(package, release, version, min_release, bool(installed), to_time(changed))
-            for package, release, version, min_release, installed, changed in found
+            package: InstalledRelease(package, release, least, version, installed, to_time(changed))
+            for package, release, least, version, installed, changed in found
         }
 
     def store_release(self, release: InstalledRelease) -> None:
@@ -192,8 +192,8 @@ class State:
                 (
                     release.package,
                     release.release,
-                    release.version,
                     release.min_release,
+                    release.version,
                     release.installed,
                     to_text(release.changed),
                 ),

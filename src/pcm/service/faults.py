@@ -1,0 +1,51 @@
+"""Points at which a test may kill the service, to show that nothing is lost and nothing runs twice.
+
+Serves steps 8–11 and recovery. Service code calls `reach` after each journalled step and around each commit that matters; that
+does nothing, unless a test started this process with `--home DIR` (never the installed service) and `PCM_FAULT` names the point.
+Then the process kills itself as `kill -9` would. It never changes what the code does in any other way.
+"""
+
+import os
+import signal
+from collections.abc import Mapping
+
+from pcm.model.errors import RequestError
+
+VARIABLE = "PCM_FAULT"
+_STEPS = ("check", "fetch", "stage", "consent", "run", "detect", "cleanup")
+POINTS: tuple[str, ...] = (
+    "plan.adopted",
+    *(f"{step}.{phase}" for step in _STEPS for phase in ("begin", "end")),
+    "run.before_started",  # everything is ready, nothing is recorded
+    "run.started",  # recorded, not launched
+    "run.launched",  # the program works
+    "run.ended",  # its tree is gone, its result is in memory
+    "result.before_commit",
+    "result.committed",
+    "recovery.found",  # an open run was found, nothing is done about it yet
+    "recovery.ended",  # its end is known, not recorded
+    "recovery.committed",
+    "recovery.restarted",  # a restart was noticed and recorded
+)
+"""Every point there is; the kill test goes through all of them."""
+
+_armed = ""
+
+
+def arm(environment: Mapping[str, str], *, home_given: bool) -> None:
+    """Choose the point at which this process will die, if the environment names one and this is a test's own service.
+
+    Raises:
+        RequestError: `request.fault`: there is no such point, so the test would wait for nothing.
+    """
+    global _armed  # noqa: PLW0603 - one process, one fault, set once at its start
+    name = environment.get(VARIABLE, "") if home_given else ""
+    if name and name not in POINTS:
+        raise RequestError(f"{VARIABLE} names {name[:60]!r}, which is no fault point.", code="request.fault")
+    _armed = name
+
+
+def reach(name: str) -> None:
+    """Pass a point; die there if a test asked for it."""
+    if _armed and name == _armed:
+        os.kill(os.getpid(), signal.SIGKILL)

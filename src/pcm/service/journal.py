@@ -1,0 +1,366 @@
+"""The journal: what this client knows of each instruction, changed only along the table of states.
+
+Serves steps 6–12: `service.inbox` takes verified instructions in, the planner reads records, the runner and recovery change them,
+the outbox takes outcomes out. A change and its outcome for the site are one transaction. It never decides what runs.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from pcm.model.assignment import State as Stage
+from pcm.model.assignment import move
+from pcm.model.errors import RequestError, StoreError
+from pcm.model.instruction import Instruction
+from pcm.protocol import codec
+from pcm.protocol.report import Outcome, RunResult
+from pcm.service.plan import Action, Plan
+from pcm.service.records import InstructionRecord, to_text, to_text_or_none, to_time, to_time_or_none
+from pcm.service.state import State
+
+_SELECT = (
+    "SELECT id, generation, body, state, code, reason, first_seen, changed, not_before, attempts, requested_at, requested_by, "
+    "deferred_until, deferrals, manifest_sha256, present, verdict_code, verdict_reason, fetched, history_lost, "
+    "restart_boot_id FROM instructions"
+)
+_instructions = msgspec.json.Decoder(Instruction)
+_outcomes = msgspec.json.Decoder(Outcome)
+_UNREPORTED = frozenset({Stage.OFFERED, Stage.DOWNLOADING, Stage.READY, Stage.RUNNING})
+"""States that pass within one check; the site hears what comes of them."""
+_AT_WORK = frozenset({Stage.RUNNING, Stage.RESTART_PENDING})
+MAX_REASON = 1000
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """An instruction of the newest verified file, and why it was refused by itself, if it was."""
+
+    instruction: Instruction
+    code: str = ""
+    reason: str = ""
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """How an instruction's record is to change.
+
+    `not_before`, `attempts`, `restart_boot_id` are set as given; `result`: of the run that led here.
+    """
+
+    state: Stage
+    code: str = ""
+    reason: str = ""
+    not_before: datetime | None = None
+    attempts: int = 0
+    restart_boot_id: str | None = None
+    result: RunResult | None = None
+
+
+class Journal:
+    """Instructions and outcomes of one open state database."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def records(self) -> list[InstructionRecord]:
+        """Every instruction this client knows, withdrawn ones too, by id."""
+        return [_record(row) for row in self.state.rows(f"{_SELECT} ORDER BY id")]
+
+    def record(self, instruction_id: str) -> InstructionRecord:
+        """One instruction.
+
+        Raises:
+            RequestError: `not_found`.
+        """
+        found = self.state.rows(f"{_SELECT} WHERE id = ?", (instruction_id,))
+        if not found:
+            raise RequestError(f"This client has no instruction {instruction_id[:64]!r}.", code="not_found")
+        return _record(found[0])
+
+    # -- taking instructions in ---------------------------------------------------------------------------------------
+
+    def take_in(self, verified: Iterable[Verified], now: datetime) -> None:
+        """Make the newest verified instruction file the truth: new ones begin, changed ones follow, absent ones are marked.
+
+        A newer generation begins anew (KB Q166765), and so does another order under the same one that has not run yet; the
+        brake then counts from now. What ran keeps its record. Joins the caller's transaction, if there is one.
+        """
+        known = {record.id: record for record in self.records()}
+        with self.state.transaction() as connection:
+            lost = bool(self.state.meta("history_lost"))
+            named: set[str] = set()
+            for each in verified:
+                named.add(each.instruction.id)
+                record = known.get(each.instruction.id)
+                if record is None or self._begins_anew(each.instruction, record):
+                    self._begin(each, now, lost=lost)
+                else:
+                    self._follow(each, record)
+            gone = [(record.id,) for record in known.values() if record.present and record.id not in named]
+            connection.executemany("UPDATE instructions SET present = 0 WHERE id = ?", gone)
+            if lost:
+                self.state.delete_meta("history_lost")
+
+    def _begins_anew(self, wanted: Instruction, known: InstructionRecord) -> bool:
+        if known.state in _AT_WORK or wanted.generation < known.generation:
+            return False
+        if wanted.generation > known.generation:
+            return True
+        return _what_runs(wanted) != _what_runs(known.instruction) and not self._has_run(known)
+
+    def _begin(self, each: Verified, now: datetime, *, lost: bool) -> None:
+        wanted, at = each.instruction, to_text(now)
+        with self.state.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO instructions (id, generation, body, state, first_seen, changed, manifest_sha256, "
+                "verdict_code, verdict_reason, history_lost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    wanted.id,
+                    wanted.generation,
+                    codec.encode(wanted),
+                    Stage.OFFERED.value,
+                    at,
+                    at,
+                    wanted.manifest.sha256,
+                    each.code,
+                    each.reason[:MAX_REASON],
+                    lost,
+                ),
+            )
+
+    def _follow(self, each: Verified, known: InstructionRecord) -> None:
+        """Take over what may change without beginning anew: times, priority, approvals, the verdict."""
+        wanted, code, reason = each.instruction, each.code, each.reason[:MAX_REASON]
+        if wanted.generation < known.generation:
+            # the serial of the whole file went up, yet this order goes back: what is older never runs
+            code = "trust.rollback"
+            reason = f"Generation {wanted.generation} is older than {known.generation}, seen before."
+            wanted = known.instruction
+        elif _what_runs(wanted) != _what_runs(known.instruction):
+            wanted = known.instruction  # it ran, or runs: its record tells what did; a newer generation begins anew
+        if (wanted, code, reason, True) != (known.instruction, known.verdict_code, known.verdict_reason, known.present):
+            with self.state.transaction() as connection:
+                connection.execute(
+                    "UPDATE instructions SET body = ?, verdict_code = ?, verdict_reason = ?, present = 1 WHERE id = ?",
+                    (codec.encode(wanted), code, reason, known.id),
+                )
+
+    def _has_run(self, known: InstructionRecord) -> bool:
+        query = "SELECT 1 FROM runs WHERE instruction = ? AND generation = ? LIMIT 1"
+        return bool(self.state.rows(query, (known.id, known.generation)))
+
+    # -- changing -----------------------------------------------------------------------------------------------------
+
+    def change(self, instruction_id: str, change: Change, now: datetime, *, durable: bool = True) -> None:
+        """Move one instruction, and queue the outcome for the site if it is news.
+
+        Raises:
+            RequestError: `assignment.illegal_move`, `not_found`.
+        """
+        with self.state.transaction(durable=durable):
+            self._change(self.record(instruction_id), change, now)
+
+    def _change(self, record: InstructionRecord, change: Change, now: datetime) -> None:
+        move(record.state, change.state)
+        moved = change.state is not record.state
+        news = moved or change.code != record.code or change.result is not None
+        with self.state.transaction() as connection:
+            connection.execute(
+                "UPDATE instructions SET state = ?, code = ?, reason = ?, changed = ?, not_before = ?, attempts = ?, "
+                "restart_boot_id = ? WHERE id = ?",
+                (
+                    change.state.value,
+                    change.code,
+                    change.reason[:MAX_REASON],
+                    to_text(now if moved else record.changed),
+                    to_text_or_none(change.not_before),
+                    change.attempts,
+                    change.restart_boot_id,
+                    record.id,
+                ),
+            )
+            if news and change.state not in _UNREPORTED:
+                connection.execute(
+                    "INSERT INTO outcomes (body) VALUES (?)", (codec.encode(_outcome(record, change, now)),)
+                )
+
+    def adopt(self, plan: Plan, now: datetime) -> int:
+        """Give each instruction the state that the plan says, except those that are to run. Returns how many changed.
+
+        One transaction, durable, and none at all if nothing changes (KB Q188042: a state is reported once).
+        """
+        changed = [
+            line
+            for line in plan.lines
+            if line.action is not Action.RUN
+            and (line.state, line.code, line.reason) != (line.record.state, line.record.code, line.record.reason)
+        ]
+        if changed:
+            with self.state.transaction():
+                for line in changed:
+                    record = line.record
+                    self._change(
+                        record,
+                        Change(
+                            state=line.state,
+                            code=line.code,
+                            reason=line.reason,
+                            not_before=record.not_before,
+                            attempts=record.attempts,
+                            restart_boot_id=record.restart_boot_id,
+                        ),
+                        now,
+                    )
+        return len(changed)
+
+    def request(self, instruction_id: str, by: str, now: datetime) -> None:
+        """Record that a user asks for an optional instruction. The caller has checked who may ask (`local_api`).
+
+        Raises:
+            RequestError: `not_found`; `not_allowed`: it is mandatory, gone, or needs nothing more.
+        """
+        with self.state.transaction() as connection:
+            record = self.record(instruction_id)
+            if record.instruction.purpose != "optional" or not record.present:
+                raise RequestError("Only what is offered as optional can be asked for.", code="not_allowed")
+            if record.state in {
+                Stage.SUCCEEDED,
+                Stage.ALREADY_INSTALLED,
+                Stage.EXPIRED,
+                Stage.WITHDRAWN,
+                Stage.RUNNING,
+            }:
+                text = f"It is {record.state.value.replace('_', ' ')}; there is nothing to ask for."
+                raise RequestError(text, code="not_allowed")
+            connection.execute(
+                "UPDATE instructions SET requested_at = ?, requested_by = ? WHERE id = ?",
+                (to_text(now), by, instruction_id),
+            )
+
+    def defer(self, instruction_id: str, until: datetime, deadline: datetime, now: datetime) -> datetime:
+        """Postpone a mandatory instruction within its budget (KB Q122202, Q187287).
+
+        Args:
+            until: When the user would like it.
+            deadline: The instruction's `mandatory_after` in UTC (`model.schedule.resolve`).
+
+        Returns:
+            Until when it is postponed: `until`, or the end of the budget if that is sooner.
+
+        Raises:
+            RequestError: `not_found`; `not_allowed`: nothing is left of the budget, or it cannot be postponed.
+        """
+        with self.state.transaction() as connection:
+            record = self.record(instruction_id)
+            budget = record.instruction.deferral
+            end = deadline + timedelta(seconds=budget.max_s)
+            if record.instruction.purpose != "mandatory" or not record.present or record.state not in _POSTPONABLE:
+                raise RequestError("Only mandatory work that has not begun can be postponed.", code="not_allowed")
+            if record.deferrals >= budget.times or end <= now:
+                raise RequestError(
+                    f"It was postponed {record.deferrals} of {budget.times} times, at the latest until {to_text(end)}; "
+                    "it cannot be postponed again.",
+                    code="not_allowed",
+                )
+            granted = min(until, end)
+            if granted <= now:
+                raise RequestError("The time to postpone to has passed.", code="not_allowed")
+            connection.execute(
+                "UPDATE instructions SET deferred_until = ?, deferrals = deferrals + 1 WHERE id = ?",
+                (to_text(granted), instruction_id),
+            )
+        return granted
+
+    def mark_fetched(self, instruction_id: str) -> None:
+        """Say that an instruction's content is complete here. Only a hint for the planner: bytes are verified again."""
+        with self.state.transaction(durable=False) as connection:
+            connection.execute("UPDATE instructions SET fetched = 1 WHERE id = ?", (instruction_id,))
+
+    def end_back_off(self) -> None:
+        """Let every postponed try be made now: an administrator asked to."""
+        with self.state.transaction() as connection:
+            connection.execute("UPDATE instructions SET not_before = NULL WHERE not_before IS NOT NULL")
+
+    # -- outcomes -----------------------------------------------------------------------------------------------------
+
+    def unreported(self, limit: int = 1000) -> list[tuple[int, Outcome]]:
+        """Outcomes that no report has taken yet, oldest first, with their numbers."""
+        found = self.state.rows(
+            "SELECT seq, body FROM outcomes WHERE reported_in IS NULL ORDER BY seq LIMIT ?", (limit,)
+        )
+        return [(seq, _decode(_outcomes, body)) for seq, body in found]
+
+    def mark_reported(self, seqs: Sequence[int], report_seq: int) -> None:
+        """Say in which report these outcomes went out; in one transaction with that report's row in the outbox."""
+        with self.state.transaction() as connection:
+            connection.executemany(
+                "UPDATE outcomes SET reported_in = ? WHERE seq = ?", [(report_seq, seq) for seq in seqs]
+            )
+
+
+_POSTPONABLE = frozenset({Stage.OFFERED, Stage.WAITING, Stage.DOWNLOADING, Stage.READY, Stage.ASKED, Stage.DEFERRED})
+
+
+def _what_runs(instruction: Instruction) -> tuple[object, ...]:
+    """What makes two orders the same one. Times and priority may change without beginning anew."""
+    return (
+        instruction.generation,
+        instruction.package,
+        instruction.release,
+        instruction.program,
+        instruction.manifest.sha256,
+        instruction.parameters,
+        instruction.purpose,
+    )
+
+
+def _outcome(record: InstructionRecord, change: Change, now: datetime) -> Outcome:
+    return Outcome(
+        instruction=record.id,
+        job=record.instruction.job,
+        generation=record.generation,
+        state=change.state,
+        at=now,
+        code=change.code[:80],
+        reason=change.reason[:MAX_REASON],
+        result=change.result,
+    )
+
+
+def _record(row: tuple[Any, ...]) -> InstructionRecord:
+    try:
+        stage = Stage(row[3])
+    except ValueError:
+        raise StoreError(f"The state database holds the unknown state {row[3]!r}.", code="store.damaged") from None
+    return InstructionRecord(
+        id=row[0],
+        generation=row[1],
+        instruction=_decode(_instructions, row[2]),
+        state=stage,
+        code=row[4],
+        reason=row[5],
+        first_seen=to_time(row[6]),
+        changed=to_time(row[7]),
+        not_before=to_time_or_none(row[8]),
+        attempts=row[9],
+        requested_at=to_time_or_none(row[10]),
+        requested_by=row[11],
+        deferred_until=to_time_or_none(row[12]),
+        deferrals=row[13],
+        manifest_sha256=row[14],
+        present=bool(row[15]),
+        verdict_code=row[16],
+        verdict_reason=row[17],
+        fetched=bool(row[18]),
+        history_lost=bool(row[19]),
+        restart_boot_id=row[20],
+    )
+
+
+def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"A row of the state database cannot be read: {error}.", code="store.damaged") from None
