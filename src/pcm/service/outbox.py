@@ -99,9 +99,7 @@ class Outbox:
             new_facts = told_facts != self._state.meta(FACTS)
             if not (outcomes or refusals or new_facts or stood_on != self._state.meta(STOOD_ON)):
                 return False
-            seq, previous = _last(
-                connection.execute("SELECT seq, payload_sha256 FROM outbox ORDER BY seq DESC LIMIT 1")
-            )
+            seq, previous = self._last()
             report, outcomes = self._fit(
                 Report(
                     site=self._configuration.site,

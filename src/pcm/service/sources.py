@@ -111,22 +111,30 @@ class Network:
         Raises:
             TransferError: as `TransferClient.fetch`. A refusal (401, 403) says so if clocks differ, the commonest reason.
         """
+        response = self.exchange(request)
+        code = code_of_status(response.status)
+        if code is None:
+            return response
+        reason = _told(response)
+        hint = self.clock_hint(response.headers.get("date", "")) if code == "transfer.refused" else ""
+        raise TransferError(f"{request.url} answered with status {response.status}{reason}.{hint}", code=code)
+
+    def exchange(self, request: Request) -> Response:
+        """Send a request to a logon server, signed unless it is a directory, and return whatever status it answers.
+
+        Raises:
+            TransferError: as `TransferClient.exchange`.
+        """
         if not request.url.startswith("file:"):
             body = request.body if request.method == "POST" else None
             proof = sign_request(
                 request.method, request.url, body, self._identity.key, self._identity.client_id, self._clock()
             )
             request = request._replace(headers={**request.headers, **proof})
-        response = self.client.exchange(request)
-        code = code_of_status(response.status)
-        if code is None:
-            return response
-        reason = _told(response)
-        hint = self._clock_hint(response.headers.get("date", "")) if code == "transfer.refused" else ""
-        raise TransferError(f"{request.url} answered with status {response.status}{reason}.{hint}", code=code)
+        return self.client.exchange(request)
 
-    def _clock_hint(self, date: str) -> str:
-        # unsigned, so it is a hint for people and changes nothing
+    def clock_hint(self, date: str) -> str:
+        """What to say if a server's Date field differs much from this clock. Unsigned: a hint for people, nothing else."""
         try:
             theirs = parsedate_to_datetime(date)
         except ValueError:
@@ -184,7 +192,7 @@ class TransferStart:
             self._first = None
 
     def _spawn(self) -> PipeChannel:
-        account = self._machine.transfer_account(self._account) if self._machine.is_administrator() else None
+        account = self._machine.transfer_account(self._account)
         child = self._machine.spawn(OwnProgram("pcm.transport.transfer", account=account, pipes=True))
         return PipeChannel(child.stdout, child.stdin, child.close)
 
