@@ -20,7 +20,8 @@ from pcm.service.machine.commands import SEARCH_PATH
 from pcm.service.machine.interface import OwnProgram
 from pcm.service.machine.linux.children import FAMILY, drop_own, note_own
 
-_START = "from pcm.service.machine.linux.confined import main; main()"
+# the first argument carries this process's own search path: what is trusted here is trusted there, and nothing else
+_START = "import sys; sys.path[:] = sys.argv.pop(1).split(chr(10)); from pcm.service.machine.linux.confined import main; main()"
 
 
 class SpawnedChild:
@@ -92,6 +93,7 @@ def spawn(program: OwnProgram) -> SpawnedChild:
     """
     account = program.account
     arguments = [
+        "\n".join(entry for entry in sys.path if entry.startswith("/")),
         program.module,
         program.function,
         str(account.user_id) if account else "-",
@@ -104,8 +106,9 @@ def spawn(program: OwnProgram) -> SpawnedChild:
     with FAMILY:
         process = _starting(
             lambda: subprocess.Popen(
-                # -I: nothing of the environment or the current directory decides which code runs as administrator
-                [sys.executable, "-I", "-c", _START, *arguments],
+                # -I: nothing of the environment or the current directory decides which code runs as administrator;
+                # -S: no search for site packages, which are in the path already
+                [sys.executable, "-I", "-S", "-c", _START, *arguments],
                 stdin=pipe,
                 stdout=pipe,
                 env={"PATH": ":".join(SEARCH_PATH), "LANG": "C.UTF-8", **program.environment},
