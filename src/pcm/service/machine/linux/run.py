@@ -20,6 +20,7 @@ from typing import Protocol
 
 from pcm.service.machine.interface import Ended, RunReference
 from pcm.service.machine.linux.proctable import Process
+from pcm.service.machine.linux.wish import Wish
 from pcm.service.machine.posix.output import ProgramOutput
 
 PATIENCE_S = 30.0
@@ -62,11 +63,10 @@ class TreeRun:
         self._output = output
         self._on_ended = on_ended
         self._ended: Ended | None = None
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._kill_wanted = False
+        self._kill_wish = Wish()
         self._poller = select.poll()
         self._poller.register(output.reader, select.POLLIN)
-        self._poller.register(self._wake, select.POLLIN)
+        self._poller.register(self._kill_wish.descriptor, select.POLLIN)
         self._watched: dict[tuple[int, int], int] = {}
         self._phase = _Phase.RUNNING
         self._phase_ends_s = reference.started_s + reference.timeout_s
@@ -80,9 +80,7 @@ class TreeRun:
 
     def kill(self) -> None:
         """Ask for the end of the tree, from any thread; harmless once it has ended."""
-        self._kill_wanted = True
-        with contextlib.suppress(OSError):
-            os.eventfd_write(self._wake, 1)
+        self._kill_wish.make()
 
     def wait(self) -> Ended:
         """Serve the run to its end; see the module's docstring."""
@@ -127,7 +125,7 @@ class TreeRun:
             self._tree.strike(signal.SIGKILL)
             return False
         limit_passed = now >= self._phase_ends_s
-        if self._phase is _Phase.RUNNING and (limit_passed or self._kill_wanted):
+        if self._phase is _Phase.RUNNING and (limit_passed or self._kill_wish.made):
             self._timed_out = limit_passed
             self._survivors = self._tree.strike(signal.SIGTERM)
             self._phase, self._phase_ends_s = _Phase.ASKED, now + self._reference.grace_s
@@ -148,8 +146,8 @@ class TreeRun:
         for descriptor, _ in self._poller.poll(max(0, int(seconds * 1000) + 1)):
             if descriptor == self._output.reader:
                 self._output.drain()
-            elif descriptor == self._wake:
-                os.eventfd_read(self._wake)
+            elif descriptor == self._kill_wish.descriptor:
+                self._kill_wish.noticed()
             else:
                 somebody_ended = True
         return somebody_ended
@@ -167,8 +165,7 @@ class TreeRun:
 
     def _close(self) -> None:
         self._watch([])
-        os.close(self._wake)
-        self._wake = -1
+        self._kill_wish.close()
 
 
 class EndedRun:

@@ -25,6 +25,7 @@ from pcm.service.machine.linux.accounts import account_named
 from pcm.service.machine.linux.bus import MANAGER_PATH, Bus, BusError
 from pcm.service.machine.linux.clock import boot_id
 from pcm.service.machine.linux.unit import object_path, unit_name, unit_settings
+from pcm.service.machine.linux.wish import Wish
 from pcm.service.machine.posix.output import ProgramOutput, remove_pipe
 
 _STATE = Path("/run/systemd/system")
@@ -146,8 +147,7 @@ class SystemdRun:
         self._bus = bus
         self._output = output
         self._path = object_path(unit_name(reference.run_id))
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._kill_wanted = False
+        self._kill_wish = Wish()
         self._timed_out = False
         self._survivors = 0
         self._ended: Ended | None = None
@@ -159,9 +159,7 @@ class SystemdRun:
 
     def kill(self) -> None:
         """Ask for the end of the tree, from any thread; harmless once it has ended."""
-        self._kill_wanted = True
-        with contextlib.suppress(OSError):
-            os.eventfd_write(self._wake, 1)
+        self._kill_wish.make()
 
     def check_started(self, job: str, launch: Launch) -> None:
         """Wait until the program executes, or is known not to. A program that merely fails has started.
@@ -208,7 +206,7 @@ class SystemdRun:
         kills, next_s = 0, limit_s
         while self._get("Unit", "SubState") not in _OVER:
             now = time.monotonic()
-            if now >= next_s or (self._kill_wanted and not kills):
+            if now >= next_s or (self._kill_wish.made and not kills):
                 if kills > _PATIENCE:
                     return self._count()
                 if not kills:
@@ -251,13 +249,13 @@ class SystemdRun:
 
     def _sleep(self, seconds: float) -> None:
         poller = select.poll()
-        for descriptor in (self._bus.fileno(), self._output.reader, self._wake):
+        for descriptor in (self._bus.fileno(), self._output.reader, self._kill_wish.descriptor):
             poller.register(descriptor, select.POLLIN)
         for descriptor, _ in poller.poll(max(0, int(seconds * 1000) + 1)):
             if descriptor == self._output.reader:
                 self._output.drain()
-            elif descriptor == self._wake:
-                os.eventfd_read(self._wake)
+            elif descriptor == self._kill_wish.descriptor:
+                self._kill_wish.noticed()
             else:
                 with contextlib.suppress(MachineError):  # the next question notices, and connects again
                     self._bus.read_signals()
@@ -265,5 +263,4 @@ class SystemdRun:
     def _close(self) -> None:
         self._bus.close()
         self._output.close()
-        os.close(self._wake)
-        self._wake = -1
+        self._kill_wish.close()
