@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from granian.constants import Interfaces
 from granian.server.embed import Server
 
 
@@ -23,7 +24,7 @@ def served(app: Any, port: int | None = None) -> Iterator[str]:
     port = port or free_port()
     ready = threading.Event()
     loop = asyncio.new_event_loop()
-    server = Server(app, address="127.0.0.1", port=port, interface="asginl")
+    server = Server(app, address="127.0.0.1", port=port, interface=Interfaces.ASGINL)
 
     async def run() -> None:
         ready.set()

@@ -104,7 +104,7 @@ def test_a_well_behaved_answer_is_taken(server: HostileServer, client: TransferC
 
 def test_a_redirect_is_not_followed(server: HostileServer, client: TransferClient) -> None:
     before = len(server.requests)
-    with pytest.raises(TransferError, match="http://127.0.0.1:1/elsewhere"):
+    with pytest.raises(TransferError, match=r"http://127\.0\.0\.1:1/elsewhere"):
         client.fetch(request(server, "redirect"))
     assert len(server.requests) == before + 1
 

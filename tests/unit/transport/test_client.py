@@ -1,0 +1,187 @@
+"""The privileged side against a transfer process that has been taken over: it may say anything, and gains nothing."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pcm.model.errors import TransferError
+from pcm.transport.client import Response, TransferClient, code_of_status
+from pcm.transport.framing import CODES, MAX_FRAME, Request, Settings
+
+REQUEST = Request("http://h/", max_bytes=10_000)
+HELLO = b'{"hello":1,"hardened":["no_exec"]}\n'
+HEAD = b'{"id":1,"status":200,"headers":{}}\n'
+END = b'{"id":1,"ok":true}\n'
+
+
+class ScriptedChannel:
+    """A `Channel` whose other end has said everything already, in the given pieces, and then hangs or has gone."""
+
+    def __init__(self, pieces: Iterable[bytes], *, hangs: bool = False) -> None:
+        self._pieces = [piece for piece in pieces if piece]
+        self._hangs = hangs
+        self.written = b""
+        self.closed = 0
+
+    def read(self, most: int, timeout_s: float) -> bytes:
+        assert timeout_s <= REQUEST.total_s + 6
+        if self._pieces:
+            piece = self._pieces.pop(0)
+            if len(piece) > most:
+                self._pieces.insert(0, piece[most:])
+            return piece[:most]
+        if self._hangs:
+            raise TransferError("hangs", code="transfer.timeout")
+        return b""
+
+    def write(self, data: bytes, timeout_s: float) -> None:
+        assert timeout_s > 0
+        self.written += data
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def frame(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
+
+
+def scripted(*pieces: bytes, hangs: bool = False) -> tuple[TransferClient, list[ScriptedChannel]]:
+    channels: list[ScriptedChannel] = []
+
+    def open_channel() -> ScriptedChannel:
+        channels.append(ScriptedChannel(pieces, hangs=hangs))
+        return channels[-1]
+
+    return TransferClient(open_channel, Settings(ca_file="/ca.pem")), channels
+
+
+def code_of(client: TransferClient, request: Request = REQUEST) -> str:
+    with pytest.raises(TransferError) as caught:
+        client.fetch(request).read()
+    return caught.value.code
+
+
+def test_an_answer_in_single_bytes_is_the_same_answer() -> None:
+    said = HELLO + HEAD + frame(b"one") + frame(b"two") + frame(b"") + END
+    client, channels = scripted(*(bytes([byte]) for byte in said))
+    assert client.fetch(REQUEST).read() == b"onetwo"
+    assert json.loads(channels[0].written.split(b"\n")[0])["configure"]["ca_file"] == "/ca.pem"
+    assert channels[0].closed == 0
+
+
+@given(st.lists(st.binary(max_size=200), max_size=6))
+def test_whatever_it_says_there_is_a_coded_error_or_an_answer(pieces: list[bytes]) -> None:
+    for start in ((), (HELLO,), (HELLO, HEAD), (HELLO, HEAD, frame(b"x"))):
+        client, _ = scripted(*start, *pieces)
+        try:
+            assert len(client.fetch(REQUEST).read()) <= REQUEST.max_bytes
+        except TransferError as error:
+            assert error.code in CODES
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ([], "transfer.protocol"),
+        ([b"x" * 100_000], "transfer.protocol"),
+        ([HELLO], "transfer.protocol"),
+        ([HELLO, b'{"id":2,"status":200,"headers":{}}\n'], "transfer.protocol"),
+        ([HELLO, HEAD, (MAX_FRAME + 1).to_bytes(4, "big")], "transfer.protocol"),
+        ([HELLO, HEAD, frame(b"x" * 6000), frame(b"x" * 6000)], "transfer.too_long"),
+        ([HELLO, HEAD, b"\0\0\0\5four"], "transfer.protocol"),
+        ([HELLO, HEAD, frame(b"")], "transfer.protocol"),
+        ([HELLO, HEAD, frame(b""), b'{"id":1,"error":"transfer.truncated","message":"m"}\n'], "transfer.truncated"),
+        ([HELLO, b'{"id":1,"error":"transfer.unreachable","message":"m"}\n'], "transfer.unreachable"),
+    ],
+)
+def test_broken_rules_have_codes(said: list[bytes], code: str) -> None:
+    client, _ = scripted(*said)
+    assert code_of(client) == code
+
+
+@pytest.mark.parametrize("said", [[], [HELLO], [HELLO, HEAD], [HELLO, HEAD, frame(b"x")], [HELLO, HEAD, frame(b"")]])
+def test_a_process_that_hangs_is_given_up_and_started_again(said: list[bytes]) -> None:
+    client, channels = scripted(*said, hangs=True)
+    assert code_of(client) == "transfer.timeout"
+    assert channels[0].closed == 1
+    code_of(client)
+    assert len(channels) == 2
+
+
+def test_a_process_that_breaks_the_rules_is_not_asked_again() -> None:
+    client, channels = scripted(HELLO, b"nonsense\n")
+    assert code_of(client) == "transfer.protocol"
+    assert channels[0].closed == 1
+    code_of(client)
+    assert len(channels) == 2
+
+
+def test_a_server_that_fails_costs_the_process_nothing() -> None:
+    error = b'{"id":%d,"error":"transfer.unreachable","message":"m"}\n'
+    client, channels = scripted(HELLO, error % 1, error % 2)
+    assert code_of(client) == "transfer.unreachable"
+    assert code_of(client) == "transfer.unreachable"
+    assert len(channels) == 1
+
+
+def test_decoded_bodies_are_limited_by_their_decoded_length() -> None:
+    request = REQUEST._replace(decode="zstd", max_bytes=10, max_decoded_bytes=20)
+    client, _ = scripted(HELLO, HEAD, frame(b"x" * 20), frame(b""), END)
+    assert client.fetch(request).read() == b"x" * 20
+    client, _ = scripted(HELLO, HEAD, frame(b"x" * 21))
+    assert code_of(client, request) == "transfer.too_long"
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (200, None), (206, None), (304, None), (400, None), (409, None), (416, None), (401, "transfer.refused"),
+        (403, "transfer.refused"), (404, "transfer.not_found"), (410, "transfer.not_found"), (408, "transfer.server_error"),
+        (429, "transfer.server_error"), (500, "transfer.server_error"), (503, "transfer.server_error"),
+    ],
+)  # fmt: skip
+def test_statuses_become_codes(status: int, code: str | None) -> None:
+    assert code_of_status(status) == code
+    client, _ = scripted(HELLO, b'{"id":1,"status":%d,"headers":{}}\n' % status, frame(b""), END)
+    if code is None:
+        assert client.fetch(REQUEST).status == status
+    else:
+        assert code_of(client) == code
+
+
+def fetch_reason(headers: dict[str, Any], body: bytes) -> str:
+    head = json.dumps({"id": 1, "status": 403, "headers": headers}).encode() + b"\n"
+    client, _ = scripted(HELLO, head, frame(body), frame(b""), END)
+    with pytest.raises(TransferError) as caught:
+        client.fetch(REQUEST)
+    return caught.value.message
+
+
+def test_a_servers_own_words_are_shown_if_they_are_text() -> None:
+    assert (
+        fetch_reason({"content-type": "application/json"}, b'{"code":"x"}')
+        == 'http://h/ answered with status 403: {"code":"x"}.'
+    )
+    assert fetch_reason({"content-type": "text/html"}, b"<h1>") == "http://h/ answered with status 403."
+    assert (
+        fetch_reason({"content-type": "text/plain"}, b"\x1b[31m\xff")
+        == "http://h/ answered with status 403: ?[31m\ufffd."
+    )
+    assert len(fetch_reason({"content-type": "text/plain"}, b"x" * 9000)) < 300
+
+
+def test_a_response_is_a_context_that_lets_go() -> None:
+    client, channels = scripted(HELLO, HEAD, frame(b"part"))
+    with client.fetch(REQUEST) as response:
+        assert isinstance(response, Response)
+    assert channels[0].closed == 1
+
+
+def test_protections_are_told() -> None:
+    client, _ = scripted(HELLO)
+    assert client.protections() == ("no_exec",)
