@@ -33,7 +33,7 @@ def check_approvals(
 ) -> Agreement:
     """Count the approvals of one instruction, and refuse it if they are too few.
 
-    An approval that does not hold (damaged, expired, for other clients, for another order, by nobody we know) counts nothing and does no
+    An approval that does not hold (damaged, expired, for other clients or orders, by nobody we know) counts nothing and does no
     other harm. One key counts once, in however many envelopes it signed.
 
     Args:

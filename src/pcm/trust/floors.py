@@ -18,6 +18,7 @@ from pcm.model.errors import PcmError, Retry, TransferError
 from pcm.trust.codes import refuse
 
 TOLERANCE_MS = 120_000
+LAST_MOMENT_S = 253_402_300_799  # the end of the year 9999, where datetime ends
 
 
 class Floor(msgspec.Struct, frozen=True):
@@ -130,7 +131,8 @@ def dated_floor_s(floors: Floors) -> float:
 
     It falls when a revoked key's floor is forgotten, so a stolen lease key cannot set this client's idea of time for ever.
     """
-    return max((floors.version(role) for role in ("timestamp", "snapshot", "targets")), default=0) / 1000
+    latest = max(floors.version(role) for role in ("timestamp", "snapshot", "targets"))
+    return min(latest / 1000, LAST_MOMENT_S)
 
 
 def least_versions(minimum: Mapping[str, int], offered: Floors, name: str) -> None:

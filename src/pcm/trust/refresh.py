@@ -27,6 +27,7 @@ from pcm.trust.floors import Floor, Floors
 _T = TypeVar("_T")
 # Every refresh starts from the pinned root and walks all roots since, so this bounds a site's life, not one refresh.
 MAX_ROOT_ROTATIONS = 1024
+MAX_VERSION = 2**53  # what every JSON reader and database holds exactly
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,7 @@ class Refreshed:
         if self.targets.delegations is not None:
             for role, _ in self.targets.delegations.get_roles_for_target(path):
                 self._note_team(role)
+        _check_versions(self._repository, self.offered)
         return found
 
     def _note_team(self, role: str) -> None:
@@ -187,6 +189,7 @@ def refresh(
     try:
         refreshed = _refresh_twice(repository, following, fetcher)
         _check_mark(repository, refreshed.root)
+        _check_versions(repository, refreshed.offered)
     except PcmError:
         discard(following)
         raise
@@ -236,6 +239,12 @@ def _check_mark(repository: Repository, root: Root) -> None:
     # The same keepers sign both roots of a site. Without the mark, one repository's root would pass for the other's.
     if roots.mark_of(root) != roots.mark(repository.kind, repository.site):
         raise refuse("trust.rogue_root", f"{repository.title}: root {root.version} belongs to another repository.")
+
+
+def _check_versions(repository: Repository, offered: Floors) -> None:
+    for role, floor in offered.roles.items():
+        if floor.version > MAX_VERSION:
+            raise refuse("trust.malformed", f"{repository.title}: {role} has an impossible version number.")
 
 
 def _guarded(action: Callable[[], _T], fetcher: _Fetcher, repository: Repository) -> _T:

@@ -1,5 +1,6 @@
 """A whole site in memory for trust tests: its keys, both repositories as files, and servers that can be made to lie."""
 
+import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +19,9 @@ from pcm.protocol.policy import SitePolicy, write_policy
 from pcm.trust import delegations, instruction_repository, keys, metadata, package_repository, roots
 from pcm.trust.ceremony import RoleKeys
 from pcm.trust.fetching import Fetch
+from pcm.trust.floors import Floors
 from pcm.trust.instructions import Recipient, Seen, VerifiedInstructions, verify_instructions
 from pcm.trust.packages import Packages, verify_packages
-from pcm.trust.floors import Floors
 
 SITE = "hq"
 ME = "0" * 31 + "1"
@@ -43,6 +44,9 @@ def named(name: str) -> CryptoSigner:
 
 def role(*signers: CryptoSigner, threshold: int = 1) -> RoleKeys:
     return RoleKeys(tuple(signer.public_key for signer in signers), threshold)
+
+
+SIGNED_AT = utc_now() - timedelta(days=9)
 
 
 @dataclass
@@ -74,7 +78,7 @@ def a_manifest(**changes: Any) -> Manifest:
         "platforms": ("linux-any",),
         "programs": {"install": Program(argv=("setup", "--mode", "{mode}"))},
         "parameters": {"mode": Parameter(enum=("full", "small"), default="full")},
-        "signed_at": utc_now() - timedelta(days=9),
+        "signed_at": SIGNED_AT,
     }
     return Manifest(**{**values, **changes})
 
@@ -244,7 +248,7 @@ class SimulatedSite:
         signed = instruction_repository.sign_instructions(
             client, self.body(client) if body is None else body, self.policy_key, now_ms
         )
-        lease = instruction_repository.sign_lease(signed.targets, self.leases[server], now_ms, **days)
+        lease = instruction_repository.sign_lease(signed.targets, self.leases[server], now_ms)
         self.logon.update({**signed.files(), **lease.files(client)})
         return dict(self.logon)
 
@@ -309,8 +313,6 @@ class SimulatedClient:
 
 
 def approval(envelope: bytes, proof: Sequence[str] = ()) -> Approval:
-    import base64
-
     return Approval(envelope=base64.b64encode(envelope).decode(), proof=tuple(proof))
 
 

@@ -1,6 +1,8 @@
 """Roots and delegations: changed, signed by one keeper after another, finished only when every threshold holds."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,10 @@ import pytest
 from pcm.model.errors import RequestError
 from pcm.protocol.policy import Approver, SitePolicy
 from pcm.trust import ceremony, delegations, metadata, new_site, package_repository, roots
+from pcm.trust.floors import Floors
 from pcm.trust.keyring import Keyring
-from tests.unit.trust.simulated import SITE, SimulatedClient, SimulatedSite, a_manifest, named, role, utc_now
+from pcm.trust.packages import verify_packages
+from tests.unit.trust.simulated import SITE, Server, SimulatedClient, SimulatedSite, a_manifest, named, role, utc_now
 
 
 def code_of(action: object) -> str:
@@ -41,7 +45,7 @@ def test_signatures_come_one_keyring_after_another(site: SimulatedSite) -> None:
 
 
 def test_every_change_throws_the_signatures_away(site: SimulatedSite) -> None:
-    changes = [
+    changes: list[Callable[[roots.StagedRoot], None]] = [
         lambda staged: staged.add_key("root", named("new").public_key),
         lambda staged: staged.remove_key("root", site.keepers[0].public_key.keyid),
         lambda staged: staged.set_threshold("root", 1),
@@ -177,7 +181,7 @@ def test_a_team_may_hand_in_only_its_own_next_targets(site: SimulatedSite) -> No
     assert delegations.check_team_targets(site.top, "apps", good, current) == 2
     forged = package_repository.sign_team_again("apps", current, [games], site.year)
     for team, offered in (("apps", forged), ("games", good), ("nobody", good)):
-        assert code_of(lambda: delegations.check_team_targets(site.top, team, offered, current)) == "not_allowed"
+        assert code_of(partial(delegations.check_team_targets, site.top, team, offered, current)) == "not_allowed"
     skipped = package_repository.sign_team_again("apps", good, [apps], site.year)
     assert code_of(lambda: delegations.check_team_targets(site.top, "apps", skipped, current)) == "conflict"
     assert code_of(lambda: delegations.check_team_targets(site.top, "apps", current, current)) == "conflict"
@@ -208,10 +212,8 @@ def test_a_role_holds_ten_thousand_targets_and_no_more(site: SimulatedSite) -> N
 
 def test_withdrawing_what_was_never_published(site: SimulatedSite) -> None:
     path = "packages/apps/x/1/manifest.json"
-    action = lambda: package_repository.remove_target(
-        "apps", site.team_files["apps"], path, [site.teams["apps"]], site.year
-    )  # noqa: E731
-    assert code_of(action) == "not_found"
+    current, signers = site.team_files["apps"], [site.teams["apps"]]
+    assert code_of(lambda: package_repository.remove_target("apps", current, path, signers, site.year)) == "not_found"
 
 
 def test_a_snapshot_never_takes_a_role_back_or_forgets_one(site: SimulatedSite) -> None:
@@ -232,9 +234,6 @@ def test_a_new_site_can_be_read_by_its_clients(tmp_path: Path) -> None:
     assert online.names() == ["lease-s1", "lease-s2", "online", "policy"]
     assert made.policy.approvers == (Approver("ann", offline.public("approver-ann").keyval["public"]),)
     assert roots.read_status(made.package_root).requirements[0].threshold == 2
-    from pcm.trust.packages import verify_packages
-    from pcm.trust.floors import Floors
-    from tests.unit.trust.simulated import Server
 
     packages = verify_packages(
         "lab", made.package_root, None, tmp_path / "p", stored=Floors(), least={}, fetch=Server(made.distribution)

@@ -1,5 +1,6 @@
 """The attack table on one client's instruction repository: each attack has its code, and leaves the client as it was."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from pcm.model.errors import PcmError, Retry
 from pcm.protocol.instructions import instructions_target
 from pcm.trust import instruction_repository, metadata, roots
-from pcm.trust.instructions import Recipient, Seen
+from pcm.trust.fetching import Deadline
+from pcm.trust.instructions import Recipient, Seen, verify_instructions
 from tests.unit.trust.simulated import (
     ME,
     OTHER,
@@ -307,14 +309,14 @@ def test_endless_data_is_cut_off(site: SimulatedSite, client: SimulatedClient, w
     site.instruct()
     served = 0
 
-    def endless(_name: str, data: bytes) -> object:
+    def endless(_name: str, data: bytes) -> Iterator[bytes]:
         nonlocal served
         while True:
             served += 1000
             yield b" " * 1000
 
     names = [name for name in [*site.logon, "roots/2.root.json"] if name.endswith(which)]
-    server = Server(site.logon, {name: endless for name in names})  # type: ignore[dict-item]
+    server = Server(site.logon, dict.fromkeys(names, endless))
     assert refused(client, server).code == "trust.endless_data"
     assert served <= 66_000
 
@@ -332,9 +334,6 @@ def test_a_signed_length_beyond_the_limit_does_not_widen_it(site: SimulatedSite,
 
 
 def test_a_dripping_server_runs_into_the_deadline(site: SimulatedSite, client: SimulatedClient) -> None:
-    from pcm.trust.fetching import Deadline
-    from pcm.trust.instructions import Seen, verify_instructions
-
     site.instruct()
     ticks = iter(range(0, 10_000, 10))
     with pytest.raises(PcmError) as caught:

@@ -1,8 +1,8 @@
 """Key files and keyrings: encrypted, private, never overwritten, open to other kinds of keys."""
 
 import json
-import os
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, CryptoSigner, Key, SecretsHandler, Signer, SSlibKey
@@ -75,7 +75,7 @@ def test_online_keys_open_without_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o666])
 def test_a_key_that_others_can_read_is_not_used(tmp_path: Path, mode: int) -> None:
     ring(tmp_path).create("root-1")
-    os.chmod(tmp_path / "root-1.pem", mode)
+    (tmp_path / "root-1.pem").chmod(mode)
     assert refused(lambda: ring(tmp_path).signer("root-1")).code == "request.key_exposed"
 
 
@@ -135,7 +135,7 @@ def test_an_unknown_key(tmp_path: Path) -> None:
 class DrawerSigner(Signer):
     """A kind of key that this product has never heard of."""
 
-    pairs: dict[str, CryptoSigner] = {}
+    pairs: ClassVar[dict[str, CryptoSigner]] = {}
 
     def __init__(self, pair: CryptoSigner) -> None:
         self._pair = pair

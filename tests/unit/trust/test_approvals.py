@@ -1,0 +1,168 @@
+"""Approvals on the client: M of N, by keys of the site policy, for this order, this client, this time."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from securesystemslib.signer import CryptoSigner
+
+from pcm.model.audience import audience_proofs, audience_root
+from pcm.model.errors import TrustError
+from pcm.model.instruction import Approval, Instruction
+from pcm.protocol.approval import PAYLOAD_TYPE, ApprovalOrder, write_approval
+from pcm.protocol.policy import Approver, SitePolicy
+from pcm.trust import envelopes
+from pcm.trust.approvals import Agreement, check_approvals, earliest_start
+from tests.unit.trust.simulated import ME, OTHER, SITE, a_manifest, approval, instruction_for, named, utc_now
+
+ANN, BEN, CAT, EVE = named("ann"), named("ben"), named("cat"), named("eve")
+
+
+def policy(**changes: Any) -> SitePolicy:
+    people = tuple(
+        Approver(name, key.public_key.keyval["public"]) for name, key in (("ann", ANN), ("ben", BEN), ("cat", CAT))
+    )
+    return SitePolicy(site=SITE, approvers=people, **changes)
+
+
+def an_instruction(*approvals: Approval) -> Instruction:
+    return instruction_for(a_manifest(), parameters={"mode": "small"}, approvals=approvals)
+
+
+def an_order(**changes: Any) -> ApprovalOrder:
+    instruction = an_instruction()
+    values: dict[str, Any] = {
+        "site": SITE,
+        "job": instruction.job,
+        "generation": 1,
+        "package": instruction.package,
+        "release": instruction.release,
+        "program": instruction.program,
+        "manifest_sha256": instruction.manifest.sha256,
+        "parameters": {"mode": "small"},
+        "expires": utc_now() + timedelta(days=1),
+    }
+    return ApprovalOrder(**{**values, **changes})
+
+
+def signed(order: ApprovalOrder, *people: CryptoSigner, proof: tuple[str, ...] = ()) -> Approval:
+    payload = write_approval(order)
+    envelope: bytes | None = None
+    for person in people:
+
+        def sign(data: bytes, person: CryptoSigner = person) -> bytes:
+            return bytes.fromhex(person.sign(data).signature)
+
+        envelope = envelopes.add_signature(envelope, PAYLOAD_TYPE, payload, person.public_key.keyid, sign)
+    assert envelope is not None
+    return approval(envelope, proof)
+
+
+def count(*approvals: Approval, demanded: int = 0, client: str = ME, **changes: Any) -> Agreement:
+    return check_approvals(an_instruction(*approvals), demanded, policy(**changes), client, utc_now())
+
+
+def refused(*approvals: Approval, demanded: int = 1, **changes: Any) -> bool:
+    with pytest.raises(TrustError) as caught:
+        count(*approvals, demanded=demanded, **changes)
+    assert caught.value.code == "trust.approval"
+    return True
+
+
+def test_nothing_demanded_nothing_needed() -> None:
+    assert count() == Agreement()
+
+
+def test_two_of_three() -> None:
+    assert refused(signed(an_order(), ANN), demanded=2)
+    assert count(signed(an_order(), ANN, BEN), demanded=2).approvers == {"ann", "ben"}
+
+
+def test_signatures_may_come_in_several_envelopes() -> None:
+    assert count(signed(an_order(), ANN), signed(an_order(), CAT), demanded=2).approvers == {"ann", "cat"}
+
+
+def test_one_person_counts_once() -> None:
+    later = an_order(expires=utc_now() + timedelta(days=2))
+    assert refused(signed(an_order(), ANN), signed(later, ANN), demanded=2)
+
+
+def test_one_key_under_two_names_counts_once() -> None:
+    key = ANN.public_key.keyval["public"]
+    twice = SitePolicy(site=SITE, approvers=(Approver("ann", key), Approver("anna", key)))
+    with pytest.raises(TrustError):
+        check_approvals(an_instruction(signed(an_order(), ANN)), 2, twice, ME, utc_now())
+
+
+def test_strangers_do_not_count() -> None:
+    assert refused(signed(an_order(), EVE))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"site": "other"},
+        {"job": "j9999999999"},
+        {"generation": 2},
+        {"package": "other"},
+        {"release": 6},
+        {"program": "uninstall"},
+        {"manifest_sha256": "0" * 64},
+        {"parameters": {}},
+        {"parameters": {"mode": "full"}},
+        {"expires": utc_now() - timedelta(seconds=1)},
+        {"expires": datetime(2999, 1, 1)},
+    ],
+)
+def test_an_approval_for_another_order_or_time_does_not_count(changes: dict[str, Any]) -> None:
+    assert refused(signed(an_order(**changes), ANN))
+
+
+def test_an_approval_for_three_clients_is_not_one_for_the_fleet() -> None:
+    clients = [f"{number:032x}" for number in range(5)] + [ME]
+    order, proofs = an_order(audience=audience_root(clients), audience_size=6), audience_proofs(clients)
+    assert count(signed(order, ANN, proof=tuple(proofs[ME])), demanded=1).approvers == {"ann"}
+    assert refused(signed(order, ANN, proof=tuple(proofs[ME])), client="f" * 32)
+    assert refused(signed(order, ANN))
+    assert refused(signed(order, ANN, proof=tuple(proofs[clients[0]])))
+    assert OTHER in clients  # another member's proof does not help a stranger either
+    assert refused(signed(order, ANN, proof=tuple(proofs[OTHER])), client="f" * 32)
+
+
+def test_a_signature_over_other_bytes_does_not_count() -> None:
+    good = write_approval(an_order())
+    signature = bytes.fromhex(ANN.sign(envelopes.pae(PAYLOAD_TYPE, good + b" ")).signature)
+    assert refused(approval(envelopes.write(PAYLOAD_TYPE, good, {ANN.public_key.keyid: signature})))
+    wrong_type = bytes.fromhex(ANN.sign(envelopes.pae("text/plain", good)).signature)
+    assert refused(approval(envelopes.write(PAYLOAD_TYPE, good, {ANN.public_key.keyid: wrong_type})))
+
+
+@pytest.mark.parametrize("text", ["", "%%%", "AAAA", "e30=", "W10="])
+def test_a_damaged_approval_harms_no_other(text: str) -> None:
+    assert count(Approval(text), signed(an_order(), BEN), demanded=1).approvers == {"ben"}
+
+
+def test_an_emergency_needs_its_own_number_and_a_policy_that_has_one() -> None:
+    urgent = signed(an_order(emergency=True), ANN, BEN)
+    assert not count(urgent).emergency
+    assert count(urgent, emergency_approvals=2).emergency
+    assert not count(urgent, emergency_approvals=3).emergency
+    mixed = [signed(an_order(emergency=True), ANN), signed(an_order(), BEN)]
+    agreement = count(*mixed, emergency_approvals=2, demanded=2)
+    assert agreement.approvers == {"ann", "ben"}
+    assert not agreement.emergency
+
+
+def test_the_brake_and_what_lifts_it() -> None:
+    rules = policy(spread_s=1000, min_age_s=86_400, pilot_share=0.0)
+    now = utc_now()
+    arguments: dict[str, Any] = {"client_id": ME, "signed_at": now - timedelta(days=9), "first_seen": now}
+    start, why = earliest_start(an_instruction(), Agreement(), rules, **arguments)
+    assert why == "spread"
+    assert now <= start <= now + timedelta(seconds=1000)
+    young = {**arguments, "signed_at": now}
+    assert earliest_start(an_instruction(), Agreement(), rules, **young) == (now + timedelta(days=1), "min_age")
+    assert earliest_start(an_instruction(), Agreement(emergency=True), rules, **young) == (now, "emergency")
+    all_pilots = msgspec.structs.replace(rules, pilot_share=1.0)
+    assert earliest_start(an_instruction(), Agreement(), all_pilots, **young) == (now, "pilot")

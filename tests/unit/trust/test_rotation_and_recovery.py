@@ -1,0 +1,351 @@
+"""Keys come and go, cached files get lost: clients carry on, floors hold, revoked keys are worth nothing."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from securesystemslib.signer import CryptoSigner
+
+from pcm.model.errors import PcmError
+from pcm.trust import instruction_repository, metadata, roots
+from tests.unit.trust.simulated import (
+    ME,
+    Server,
+    SimulatedClient,
+    SimulatedSite,
+    a_manifest,
+    ms,
+    named,
+    resigned,
+    utc_now,
+)
+
+
+@pytest.fixture
+def site() -> SimulatedSite:
+    return SimulatedSite()
+
+
+@pytest.fixture
+def client(site: SimulatedSite, tmp_path: Path) -> SimulatedClient:
+    return SimulatedClient(site, tmp_path)
+
+
+def code_of(action: Callable[[], object]) -> str:
+    with pytest.raises(PcmError) as caught:
+        action()
+    return caught.value.code
+
+
+def rotate(site: SimulatedSite, repository: str, roles: list[str], old: CryptoSigner, new: CryptoSigner | None) -> None:
+    staged = site.next_root(repository)
+    for role in roles:
+        if new is not None:
+            staged.add_key(role, new.public_key)
+        staged.remove_key(role, old.public_key.keyid)
+    site.release_root(repository, site.sign_root(staged))
+
+
+FAR = 2**47  # a version that no honest clock reaches: the year 6429
+
+
+def test_policy_key_rotation(site: SimulatedSite, client: SimulatedClient) -> None:
+    site.instruct()
+    client.poll()
+    old, site.policy_key = site.policy_key, named("policy-2")
+    rotate(site, roots.INSTRUCTIONS, ["targets"], old, site.policy_key)
+    site.instruct(site.body(serial=2))
+    assert client.poll().instructions.serial == 2
+    site.policy_key = old
+    site.instruct(site.body(serial=3))
+    assert code_of(client.poll) == "trust.unsigned"
+
+
+def test_lease_key_revocation_leaves_the_other_server(site: SimulatedSite, client: SimulatedClient) -> None:
+    site.instruct(server="b")
+    client.poll()
+    rotate(site, roots.INSTRUCTIONS, ["snapshot", "timestamp"], site.leases["a"], None)
+    site.instruct(site.body(serial=2), server="b")
+    assert client.poll().instructions.serial == 2
+    site.instruct(site.body(serial=3), server="a")
+    assert code_of(client.poll) == "trust.unsigned"
+
+
+def test_a_revoked_policy_key_cannot_have_pushed_versions_out_of_reach(
+    site: SimulatedSite, client: SimulatedClient
+) -> None:
+    """Fast-forward: the thief signs version and serial that no honest signature will ever reach. Revoking heals it."""
+    signed = instruction_repository.sign_instructions(ME, site.body(serial=2**53), site.policy_key, FAR)
+    site.logon.update(
+        {
+            **signed.files(),
+            **instruction_repository.sign_lease(signed.targets, site.leases["a"], ms(utc_now())).files(ME),
+        }
+    )
+    client.poll()
+    assert client.seen.floors.version("targets") == FAR
+    site.instruct(site.body(serial=3))
+    assert code_of(client.poll) == "trust.rollback"
+    old, site.policy_key = site.policy_key, named("policy-2")
+    rotate(site, roots.INSTRUCTIONS, ["targets"], old, site.policy_key)
+    site.instruct(site.body(serial=3))
+    assert client.poll().instructions.serial == 3
+    assert client.seen.floors.version("targets") < FAR
+    site.instruct(site.body(serial=2))
+    assert code_of(client.poll) == "trust.rollback"
+
+
+def test_a_revoked_lease_key_cannot_have_pushed_versions_or_the_clock(
+    site: SimulatedSite, client: SimulatedClient
+) -> None:
+    site.instruct()
+    version = site.versions[ME]
+    targets = site.logon[f"clients/{ME}/{version}.targets.json"]
+    site.logon.update(instruction_repository.sign_lease(targets, site.leases["a"], FAR).files(ME))
+    assert client.poll().time_floor_s == FAR / 1000
+    site.instruct(site.body(serial=2), server="b")
+    assert code_of(client.poll) == "trust.rollback"
+    rotate(site, roots.INSTRUCTIONS, ["snapshot", "timestamp"], site.leases["a"], None)
+    site.instruct(site.body(serial=2), server="b")
+    assert client.poll().time_floor_s < utc_now().timestamp() + 60
+
+
+def test_impossible_version_numbers_are_refused(site: SimulatedSite, client: SimulatedClient) -> None:
+    """Beyond 2**53 no database or JSON reader agrees with another."""
+    signed = instruction_repository.sign_instructions(ME, site.body(), site.policy_key, ms(utc_now()))
+    targets = resigned(signed.targets, [site.policy_key], lambda value: value.update(version=2**53 + 1))
+    lease = instruction_repository.sign_lease(targets, site.leases["a"], ms(utc_now()))
+    site.logon.update({**signed.files(), f"clients/{ME}/{2**53 + 1}.targets.json": targets, **lease.files(ME)})
+    assert code_of(client.poll) == "trust.malformed"
+    assert list(client.folder.iterdir()) == []
+
+
+def test_a_floor_stays_while_its_keys_stay(site: SimulatedSite, client: SimulatedClient) -> None:
+    """A new root alone, or a new key beside the old one, forgets nothing."""
+    yesterday = site.instruct(at=utc_now() - timedelta(days=1))
+    site.instruct(site.body(serial=2), at=utc_now() - timedelta(hours=1))
+    client.poll()
+    staged = site.next_root(roots.INSTRUCTIONS)
+    staged.add_key("timestamp", named("lease-c").public_key)
+    site.release_root(roots.INSTRUCTIONS, site.sign_root(staged))
+    assert (
+        code_of(
+            lambda: client.poll(
+                Server({**yesterday, **{n: d for n, d in site.logon.items() if n.startswith("roots/")}})
+            )
+        )
+        == "trust.rollback"
+    )
+
+
+def test_package_targets_key_rotation(site: SimulatedSite, client: SimulatedClient) -> None:
+    site.publish_manifest(a_manifest())
+    client.accept(client.look())
+    old, site.targets_key = site.targets_key, named("targets-2")
+    rotate(site, roots.PACKAGES, ["targets"], old, site.targets_key)
+    assert code_of(client.look) == "trust.unsigned"  # the old signature is worth nothing from now on
+    site.change_targets(lambda _staged: None)
+    client.accept(client.look())
+    assert client.packages_floors.version("root") == 2
+
+
+def test_online_key_rotation(site: SimulatedSite, client: SimulatedClient) -> None:
+    client.accept(client.look())
+    old, site.online = site.online, named("online-2")
+    rotate(site, roots.PACKAGES, ["snapshot", "timestamp"], old, site.online)
+    assert code_of(client.look) == "trust.unsigned"
+    site.publish({})
+    client.accept(client.look())
+    site.online = old
+    site.publish({})
+    assert code_of(client.look) == "trust.unsigned"
+
+
+def test_team_key_rotation_and_revocation(site: SimulatedSite, client: SimulatedClient) -> None:
+    manifest = a_manifest()
+    path = "packages/apps/viewer/1.0/manifest.json"
+    site.publish_manifest(manifest)
+    packages = client.look()
+    packages.find(path)
+    client.accept(packages)
+    old, site.teams["apps"] = site.teams["apps"], named("team-apps-2")
+    site.change_targets(lambda staged: staged.set_team("apps", [site.teams["apps"].public_key]))
+    assert code_of(lambda: client.look().find(path)) == "trust.unsigned"
+    site.publish_manifest(manifest)
+    assert client.look().find(path).length
+    site.teams["apps"] = old
+    site.publish_manifest(manifest)
+    assert code_of(lambda: client.look().find(path)) == "trust.unsigned"
+    site.change_targets(lambda staged: staged.revoke_team("apps"))
+    assert code_of(lambda: client.look().find(path)) == "trust.unsigned_program"
+
+
+def test_a_revoked_team_key_cannot_have_pushed_its_role_out_of_reach(
+    site: SimulatedSite, client: SimulatedClient
+) -> None:
+    path = "packages/apps/viewer/1.0/manifest.json"
+    site.publish_manifest(a_manifest())
+    honest = site.team_files["apps"]
+    site.publish({"apps": resigned(honest, [site.teams["apps"]], lambda signed: signed.update(version=FAR))})
+    packages = client.look()
+    packages.find(path)
+    client.accept(packages)
+    assert client.packages_floors.version("apps") == FAR
+    # the site revokes the team's key and, since the snapshot cannot go back, the online key as well (TUF specification, 5.3.11)
+    site.teams["apps"], (old, site.online) = named("team-apps-2"), (site.online, named("online-2"))
+    rotate(site, roots.PACKAGES, ["snapshot", "timestamp"], old, site.online)
+    staged_top = site.top
+    site.change_targets(lambda staged: staged.set_team("apps", [site.teams["apps"].public_key]))
+    assert site.top != staged_top
+    team = resigned(honest, [site.teams["apps"]], lambda signed: signed.update(version=3))
+    snapshot_version = (
+        json.loads(site.distribution["metadata/timestamp.json"])["signed"]["meta"]["snapshot.json"]["version"] + 1
+    )
+    snapshot = metadata.common("snapshot", snapshot_version, site.year)
+    snapshot["meta"] = {
+        "targets.json": metadata.entry(site.top, metadata.read_version(site.top, "targets")),
+        "apps.json": metadata.entry(team, 3),
+        "games.json": metadata.entry(site.team_files["games"], 1),
+    }
+    signed = metadata.sign(snapshot, [site.online])
+    timestamp = metadata.common("timestamp", snapshot_version, site.year)
+    timestamp["meta"] = {"snapshot.json": metadata.entry(signed, snapshot_version)}
+    site.distribution.update(
+        {
+            "metadata/3.apps.json": team,
+            f"metadata/{snapshot_version}.snapshot.json": signed,
+            "metadata/timestamp.json": metadata.sign(timestamp, [site.online]),
+        }
+    )
+    packages = client.look()
+    packages.find(path)
+    client.accept(packages)
+    assert client.packages_floors.version("apps") == 3
+
+
+def test_many_roots_in_one_go(site: SimulatedSite, client: SimulatedClient) -> None:
+    site.instruct()
+    client.poll()
+    for _ in range(300):  # more than tuf's own limit of 256
+        site.release_root(roots.INSTRUCTIONS, site.sign_root(site.next_root(roots.INSTRUCTIONS), *site.keepers[:2]))
+    site.instruct(site.body(serial=2))
+    assert client.poll().seen.floors.version("root") == 301
+
+
+CACHED = [
+    "timestamp.json",
+    "snapshot.json",
+    "targets.json",
+    "root.json",
+    "root_history/1.root.json",
+    "root_history/2.root.json",
+    "instructions.body",
+]
+
+
+@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.parametrize("harm", ["lost", "empty", "truncated", "garbage", "folder", "dangling link", "swapped"])
+def test_any_damaged_cache_file_is_fetched_anew(
+    site: SimulatedSite, client: SimulatedClient, name: str, harm: str
+) -> None:
+    site.release_root(roots.INSTRUCTIONS, site.sign_root(site.next_root(roots.INSTRUCTIONS)))
+    site.instruct()
+    folder = client.poll().folder
+    damage(folder / name, harm, folder)
+    assert not client.poll().changed
+    site.instruct(site.body(serial=2))
+    assert client.poll().instructions.serial == 2
+
+
+def damage(path: Path, harm: str, folder: Path) -> None:
+    data = path.read_bytes()
+    path.unlink()
+    match harm:
+        case "empty":
+            path.write_bytes(b"")
+        case "truncated":
+            path.write_bytes(data[: len(data) // 2])
+        case "garbage":
+            path.write_bytes(b"\x00" * len(data))
+        case "folder":
+            path.mkdir()
+        case "dangling link":
+            path.symlink_to("/nowhere/at/all")
+        case "swapped":
+            path.write_bytes((folder / "targets.json").read_bytes() if path.name != "targets.json" else b"{}")
+
+
+@pytest.mark.parametrize("harm", ["folder lost", "folder a file", "history lost", "history a file", "strangers"])
+def test_a_damaged_folder_is_made_anew(site: SimulatedSite, client: SimulatedClient, harm: str) -> None:
+    site.instruct()
+    folder = client.poll().folder
+    match harm:
+        case "folder lost":
+            shutil.rmtree(folder)
+        case "folder a file":
+            shutil.rmtree(folder)
+            folder.write_bytes(b"x")
+        case "history lost":
+            shutil.rmtree(folder / "root_history")
+        case "history a file":
+            shutil.rmtree(folder / "root_history")
+            (folder / "root_history").write_bytes(b"x")
+        case "strangers":
+            (folder / "apps.json").write_bytes(b"x" * 9_000_000)
+            (folder / "tmp1234").write_bytes(b"x")
+    assert not client.poll().changed
+
+
+def test_what_an_interrupted_refresh_left_is_removed(site: SimulatedSite, client: SimulatedClient) -> None:
+    site.instruct()
+    (client.folder / "instructions-1").mkdir()
+    (client.folder / "instructions-1" / "timestamp.json").write_bytes(b"half")
+    assert client.poll().instructions.serial == 1
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32))
+def test_any_mix_of_damage_is_survived_and_floors_hold(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    chance = random.Random(seed)
+    site = SimulatedSite()
+    client = SimulatedClient(site, tmp_path_factory.mktemp("any"))
+    yesterday = site.instruct(at=utc_now() - timedelta(days=1))
+    site.instruct(site.body(serial=2), at=utc_now() - timedelta(hours=1))
+    folder = client.poll().folder
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and chance.random() < 0.6:
+            data = bytearray(path.read_bytes())
+            if data and chance.random() < 0.7:
+                data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+            else:
+                del data[chance.randrange(len(data) + 1) :]
+            path.unlink()
+            path.write_bytes(data)
+    before = client.state()
+    assert code_of(lambda: client.poll(Server(yesterday))) == "trust.rollback"
+    assert client.state() == before
+    assert not client.poll().changed
+
+
+def test_the_copy_is_complete_and_durable_before_it_is_handed_over(
+    site: SimulatedSite, client: SimulatedClient
+) -> None:
+    site.instruct()
+    folder = client.poll().folder
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    assert names == [
+        "instructions.body",
+        "root.json",
+        "root_history",
+        "root_history/1.root.json",
+        "snapshot.json",
+        "targets.json",
+        "timestamp.json",
+    ]
+    assert folder.stat().st_mode & 0o777 == 0o700
