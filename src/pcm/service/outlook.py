@@ -1,0 +1,125 @@
+"""What the planner is asked with: this client's situation, gathered from its database and its computer.
+
+Serves step 7, between `inbox` and `catalogue`, which stored what was verified, and `planner`, which is pure. Used by each
+check, by `why` and by `list`, so that all three see the same. It changes nothing and asks no network.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pcm.model.errors import TrustError
+from pcm.model.facts import Facts
+from pcm.service.catalogue import count_approvals, read_kept_policy
+from pcm.service.history import History
+from pcm.service.inbox import INSTRUCTIONS, PACKAGES_DUE, VALID_UNTIL, read_header
+from pcm.service.journal import Journal
+from pcm.service.machine.interface import Machine
+from pcm.service.plan import Hold, Plan, Presence, Situation
+from pcm.service.planner import plan
+from pcm.service.planner_case import SETTLED
+from pcm.service.records import InstructionRecord, to_time
+from pcm.service.state import State
+from pcm.trust.clock import check_clock
+from pcm.trust.floors import dated_floor_s
+
+BLOCKED = "blocked"  # why nothing may start until a server's files hold again: code, space, reason
+LOCAL_TIME = Path("/etc/localtime")
+
+
+class Outlook:
+    """The view of one moment.
+
+    Args:
+        state: Open.
+        machine: Asked who is logged on.
+        client_id: This client.
+        facts: Of this computer.
+        zone: Of this computer; found out if None.
+    """
+
+    def __init__(
+        self, state: State, machine: Machine, client_id: str, facts: Facts, zone: tzinfo | None = None
+    ) -> None:
+        self._state = state
+        self._machine = machine
+        self._client_id = client_id
+        self._facts = facts
+        self._zone = zone or local_zone()
+
+    def plan(self, now: datetime, *, explain: bool = False) -> Plan:
+        """Plan from what is cached and verified (KB Q163488: at every look, not when a file changes)."""
+        records = Journal(self._state).records()
+        return plan(self.judged(records), self.situation(records, now), now, explain=explain)
+
+    def situation(self, records: Iterable[InstructionRecord], now: datetime) -> Situation:
+        """Everything but the records that decisions depend on."""
+        present = [record for record in records if record.present or record.state not in SETTLED]
+        header = read_header(self._state)
+        policy = read_kept_policy(self._state)
+        return Situation(
+            client_id=self._client_id,
+            facts=self._facts,
+            zone=self._zone,
+            presence=self._presence(),
+            windows=header.windows if header else (),
+            manifests=History(self._state).manifests(record.manifest_sha256 for record in present),
+            releases=self._state.releases(),
+            approvals=count_approvals((record.instruction for record in present), policy, self._client_id, now),
+            policy=policy,
+            hold=self.find_hold(now),
+        )
+
+    def judged(self, records: Iterable[InstructionRecord]) -> list[InstructionRecord]:
+        """Without those that no distribution server has been asked about yet: nothing can be said of them."""
+        here = {sha256 for (sha256,) in self._state.rows("SELECT sha256 FROM manifests")}
+        return [
+            record
+            for record in records
+            if not record.present or record.verdict_code or record.manifest_sha256 in here or record.state in SETTLED
+        ]
+
+    def find_hold(self, now: datetime) -> Hold | None:
+        """Why nothing may start at all: check 2 (clock), check 13 (expired signatures), or what the last refresh said."""
+        problem = clock_problem(self._state, now)
+        if problem is not None:
+            return problem
+        until = self._state.meta(VALID_UNTIL)
+        if not until:
+            return Hold("wait.source", "No verified instructions have come yet.")
+        if to_time(until) <= now:
+            return Hold(
+                "trust.freeze",
+                f"The signatures on the instructions here were valid until {to_time(until):%Y-%m-%d %H:%M} UTC, and no logon "
+                "server has shown newer ones.",
+            )
+        code, _, reason = self._state.meta(BLOCKED).partition(" ")
+        if code:
+            return Hold(code, reason)
+        if self._state.meta(PACKAGES_DUE):
+            return Hold("wait.source", "No distribution server has shown yet what packagers say about these orders.")
+        return None
+
+    def _presence(self) -> Presence:
+        sessions = self._machine.sessions()
+        active = next((session.user for session in sessions if session.active), None)
+        return Presence(tuple(dict.fromkeys(session.user for session in sessions)), active)
+
+
+def clock_problem(state: State, now: datetime) -> Hold | None:
+    """Check 2: this computer's clock is not behind what signed metadata has proven here."""
+    try:
+        check_clock(now, datetime.fromtimestamp(dated_floor_s(state.floors(INSTRUCTIONS)), UTC))
+    except TrustError as error:
+        return Hold(error.code, error.message)
+    return None
+
+
+def local_zone(path: Path = LOCAL_TIME) -> tzinfo:
+    """This computer's time zone with its rules; UTC if it says none."""
+    try:
+        with path.open("rb") as file:
+            return ZoneInfo.from_file(file, key="local")
+    except (OSError, ValueError, ZoneInfoNotFoundError):
+        return UTC
