@@ -147,7 +147,9 @@ def test_a_result_nobody_journalled_is_kept(runs: Runs, start_worker: Starter) -
     assert found is not None
     ended = found.wait()
     assert (ended.exit_code, ended.output_tail) == (7, b"result\n")
-    assert runs.processes.find_again(worker.reference) is not None, "asking is no forgetting"
+    again = runs.processes.find_again(worker.reference)
+    assert again is not None, "asking is no forgetting"
+    assert again.wait().exit_code == 7
 
 
 def test_nothing_is_left_after_forget(runs: Runs, start_worker: Starter) -> None:
@@ -169,7 +171,10 @@ def test_nobody_outlives_a_restart(runs: Runs, start_worker: Starter) -> None:
     worker = start_worker("sleep 60")
     worker.die()
     assert runs.processes.find_again(dataclasses.replace(worker.reference, boot_id="0" * 32)) is None
-    assert runs.processes.find_again(worker.reference) is not None
+    found = runs.processes.find_again(worker.reference)
+    assert found is not None
+    found.kill()
+    found.wait()
 
 
 def test_a_daemon_that_cleaned_its_environment_is_found_by_its_output(runs: Runs, start_worker: Starter) -> None:
