@@ -1,6 +1,6 @@
 """Runs and their steps: what was started here, how far it came, and how it ended.
 
-Serves steps 8–11: `service.runner` writes it, `service.recovery` reads what was left open, `pcmsvc why` shows it. A run is recorded
+Serves steps 8–11: `service.runner` writes it, `service.recovery` reads what was left open, `pcmsvc why` shows it. A run is kept
 before it starts and ends in one transaction with its result, its instruction's state, its outcome and its ledger row
 (KB Q138241). It never starts or judges anything.
 """

@@ -49,8 +49,10 @@ def verdict(case: Case, _desk: Desk) -> Finding:
     record = case.record
     if record.verdict_code:
         return _refuse("target", record.verdict_reason or "It was refused.", record.verdict_code)
-    if case.manifest is None or case.program is None:
-        return _refuse("target", "No signed manifest here names this program.", "trust.unsigned_program")
+    if case.manifest is None:
+        return _wait("source", "What its packager signed about it has not come yet.", "wait.source", None)
+    if case.program is None:
+        return _refuse("target", "Its signed manifest does not name this program.", "trust.unsigned_program")
     return _yes("target", "Its program is signed by its packager.")
 
 
@@ -197,8 +199,10 @@ def retry(case: Case, desk: Desk) -> Finding:
     if until is not None and desk.now < until:
         state = Stage.REFUSED if case.record.state is Stage.REFUSED else Stage.WAITING
         action = Action.REFUSE if state is Stage.REFUSED else Action.WAIT
-        text = case.record.reason or f"It is tried again at {_at(until)}."
-        return _no("retry", text, case.record.code or "wait.retry", action, state, until)
+        code, text = case.record.code, case.record.reason
+        if not code or code.startswith("wait."):  # not what the last try ended with
+            code, text = "wait.retry", f"It is tried again at {_at(until)}."
+        return _no("retry", text, code, action, state, until)
     return _yes("retry", f"Tries so far: {case.record.attempts}.")
 
 

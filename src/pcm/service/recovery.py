@@ -1,0 +1,110 @@
+"""What the last worker left open is brought to an end, before anything new is decided.
+
+Serves steps 10–11 after a kill, a crash, a power cut or a restart: `service.worker` calls `reconcile` right after it has
+opened the state, before `service.inbox` asks for anything. A run that began is never begun again by itself (KB Q158644,
+Q164887, Q175652): its processes are waited for within their time limit, its kept result is taken, and where nobody saw the
+end, detection decides. So every run reaches an end, reported once (KB Q193784). It starts nothing but detection commands.
+"""
+
+import shutil
+from pathlib import Path
+
+from pcm.model.assignment import State as Stage
+from pcm.model.errors import MachineError
+from pcm.service import faults
+from pcm.service.journal import Change
+from pcm.service.machine.interface import RunReference
+from pcm.service.machine.posix.staging import remove_staging
+from pcm.service.records import InstructionRecord, RunRecord
+from pcm.service.steps.detect import end_run, look, release_after
+from pcm.service.verdicts import judge_restart
+from pcm.service.work import Context
+
+KEPT_RUNS = 100
+"""Output folders that stay for people to read, newest first."""
+
+
+def reconcile(context: Context) -> list[str]:
+    """Bring every open run and every finished restart to its end, and remove what runs have left behind.
+
+    Returns:
+        The instructions that it changed, by id.
+
+    Raises:
+        StoreError: this computer cannot record what happened.
+    """
+    changed = [_end(run, context) for run in context.history.open_runs()]
+    changed += [record.id for record in context.journal.records() if _end_restart(record, context)]
+    _sweep(context)
+    return changed
+
+
+def _end(run: RunRecord, context: Context) -> str:
+    faults.reach("recovery.found")
+    reference = _reference(run)
+    if reference is not None and _never_started(reference, context):
+        text = "The service stopped just before it started; nothing of it has run."
+        context.history.forget_run(
+            run, Change(state=Stage.WAITING, code="run.not_started", reason=text), context.clock()
+        )
+        return run.instruction
+    running = None if reference is None else context.machine.find_again(reference)
+    # its time limit counts from its start, so this ends
+    ended = None if running is None else running.wait()
+    faults.reach("recovery.ended")
+    manifest = context.history.manifests([run.manifest_sha256]).get(run.manifest_sha256)
+    end_run(run, context.journal.record(run.instruction), manifest, ended, context)
+    faults.reach("recovery.committed")
+    if reference is not None:
+        context.machine.forget(reference)
+    return run.instruction
+
+
+def _reference(run: RunRecord) -> RunReference | None:
+    try:
+        return RunReference.from_json(run.reference)
+    except MachineError:
+        return None  # a damaged row: nothing can be found by it
+
+
+def _never_started(reference: RunReference, context: Context) -> bool:
+    """Tell whether the machine never came to start the run: it makes the output file before anything else.
+
+    After a restart of the computer a missing file proves nothing, because a power cut may have taken it.
+    """
+    return reference.boot_id == context.machine.boot_id() and not Path(reference.output_path).exists()
+
+
+def _end_restart(record: InstructionRecord, context: Context) -> bool:
+    """End what waited for a restart, if the computer has restarted since (another boot id; KB Q164329, Q153227)."""
+    if record.state is not Stage.RESTART_PENDING or record.restart_boot_id == context.machine.boot_id():
+        return False
+    manifest = context.history.manifests([record.manifest_sha256]).get(record.manifest_sha256)
+    program = None if manifest is None else manifest.programs.get(record.instruction.program)
+    change = judge_restart(look(program, context))
+    release = None if manifest is None else release_after(record.instruction, manifest, change, context)
+    with context.state.transaction():
+        context.journal.change(record.id, change, context.clock())
+        if release is not None:
+            context.history.note_release(release)
+    faults.reach("recovery.restarted")
+    return True
+
+
+def _sweep(context: Context) -> None:
+    """Remove package directories that no run uses any more, and the output of all but the newest runs."""
+    for left in _names(context.staging):
+        try:
+            remove_staging(context.staging, left)
+        except MachineError:
+            continue  # something is mounted or busy there; tried again at the next start
+    newest = sorted(_names(context.runs), key=lambda name: (context.runs / name).stat().st_mtime, reverse=True)
+    for name in newest[KEPT_RUNS:]:
+        shutil.rmtree(context.runs / name, ignore_errors=True)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return []

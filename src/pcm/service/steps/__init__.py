@@ -1,0 +1,1 @@
+"""The steps of one run, one file each, in the order of `pcm.service.runner.STEPS`. Each is journalled before and after."""

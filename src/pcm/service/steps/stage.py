@@ -1,0 +1,46 @@
+"""Assemble the package directory, file by file, in a place that only administrators can write to.
+
+Step 8 of 12, after `steps/fetch`, before `steps/consent`. `steps/run` verifies the whole directory once more before it starts
+anything. No archive is unpacked and nothing is linked to the store. A file that the store has lost or that its disk has
+spoilt is brought again.
+"""
+
+from pcm.model.errors import StoreError
+from pcm.service.journal import Change
+from pcm.service.machine.interface import SYSTEM
+from pcm.service.machine.posix.staging import StagingDirectory, remove_staging
+from pcm.service.work import Context, Work
+
+
+def stage(work: Work, context: Context) -> Change | None:
+    """Make this run's package directory.
+
+    Raises:
+        TrustError: bytes that are not the signed ones. StoreError: no space. MachineError: the place is not protected.
+    """
+    try:
+        _assemble(work, context)
+    except StoreError as error:
+        if error.code != "store.damaged":
+            raise
+        # the store has thrown the spoilt file away: bring it, and assemble anew
+        let_go(work, context)
+        context.bring(work.manifest.files, work.manifest.content_bytes() + work.program.disk_bytes)
+        _assemble(work, context)
+    work.detail = {"files": len(work.manifest.files)}
+    return None
+
+
+def let_go(work: Work, context: Context) -> None:
+    """Remove this run's package directory, if there is one."""
+    if work.staging is not None:
+        work.staging.close()
+        work.staging = None
+        remove_staging(context.staging, work.run_id)
+
+
+def _assemble(work: Work, context: Context) -> None:
+    group = None if work.line.run_as == SYSTEM else context.machine.account(work.line.run_as).group_id
+    work.staging = StagingDirectory.create(context.staging, work.run_id, reader_group=group)
+    for file in work.manifest.files:
+        work.staging.add(file, context.store.read(file.sha256, file.length))
