@@ -73,7 +73,7 @@ class DistributionFolder:
         _check_name(name)
         try:
             return (self.root / name).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
     def missing_objects(self, manifest: Manifest) -> list[PackageFile]:

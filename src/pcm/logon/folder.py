@@ -59,7 +59,7 @@ class LogonFolder:
             return None
         try:
             return (self.root / name).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
     def newest_targets(self, client_id: str) -> tuple[int, bytes] | None:
