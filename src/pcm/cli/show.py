@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from pcm.cli.exit_codes import NOT_ALLOWED, NOT_FOUND, UNREACHABLE, USAGE, exit_code
 from pcm.cli.settings import Output
 from pcm.model.errors import PcmError
 from pcm.protocol.printable import printable, printable_json
@@ -157,5 +158,6 @@ def show_error(error: PcmError, output: Output) -> None:
             told["error"]["problems"] = msgspec.to_builtins(problems)
         click.echo(printable_json(msgspec.json.format(msgspec.json.encode(told), indent=2)), err=True)
         return
-    head = click.style("refused:", fg="red", bold=True)
+    words = {NOT_FOUND: "not found", NOT_ALLOWED: "not allowed", UNREACHABLE: "unreachable", USAGE: "usage"}
+    head = click.style(f"{words.get(exit_code(error), 'refused')}:", fg="red", bold=True)
     click.echo(f"{head} {printable(error.message, lines=True)} [{printable(error.code)}]", err=True)

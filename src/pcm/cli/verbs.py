@@ -43,15 +43,20 @@ def everywhere() -> list[click.Option]:
 
 
 def write_options(command: click.Command, context: click.Context, formatter: click.HelpFormatter) -> None:
-    """Write a command's own options, then those that stand everywhere, in a section of their own."""
-    own: list[tuple[str, str]] = []
-    common: list[tuple[str, str]] = []
+    """Write a command's own options, then those that stand everywhere: in full for `pcm` itself only."""
     names = {option.name for option in everywhere()}
-    for parameter in command.get_params(context):
-        record = parameter.get_help_record(context)
-        if record is not None:
-            (common if parameter.name in names else own).append(record)
-    for title, rows in (("Options", own), ("Everywhere", common)):
+    options = [option for option in command.get_params(context) if isinstance(option, click.Option)]
+    for title, chosen in (
+        ("Options", [option for option in options if option.name not in names]),
+        ("Everywhere", [option for option in options if option.name in names]),
+    ):
+        if title == "Everywhere" and context.parent is not None:
+            with formatter.section(title):
+                formatter.write_text(
+                    "-s URL, --token-file FILE, -c NAME, -o FORMAT, --json, -y, --debug: see pcm --help"
+                )
+            continue
+        rows = [record for option in chosen if (record := option.get_help_record(context)) is not None]
         if rows:
             with formatter.section(title):
                 formatter.write_dl(rows)
@@ -127,5 +132,5 @@ def suggestion(word: str, known: Sequence[str]) -> str:
     """' Did you mean …?', or nothing."""
     import difflib  # noqa: PLC0415 - only after a mistake
 
-    close = difflib.get_close_matches(word[:60], known, 1, 0.5)
+    close = difflib.get_close_matches(word[:60], known, 1, 0.6)
     return f" Did you mean {close[0]}?" if close else ""

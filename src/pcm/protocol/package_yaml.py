@@ -185,8 +185,8 @@ KEYS = Record(
         "version": Key(_named("version", "a version such as 24.08"), "The software's own version.", required=True),
         "release": Key(_RELEASE, "Counts up with everything that is published. Default: counted by PCM."),
         "min_release": Key(_RELEASE, "The oldest release that a client may go back to from this one. Default: 1."),
-        "publisher": Key(Text("a name", 200), "Who makes the software."),
-        "summary": Key(Text("one line", 200), "What it is, in one line."),
+        "publisher": Key(Text("a name", 200, 0), "Who makes the software."),
+        "summary": Key(Text("one line", 200, 0), "What it is, in one line."),
         "icon": Key(Text("a file of the package", check=check_relative_path), "A picture in the package directory."),
         "platforms": Key(
             ListOf(Text("a platform such as linux-x86_64", 40, check=check_platform, pattern=_PLATFORM_PATTERN), 1, 16,

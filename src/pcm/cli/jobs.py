@@ -1,0 +1,175 @@
+"""How jobs look: a plan, a job with its clients, a job while it runs. Serves steps 3 and 12, behind `pcm job`."""
+
+import sys
+import time
+from collections.abc import Callable
+
+import click
+
+from pcm.cli import show
+from pcm.cli.settings import Settings
+from pcm.model.errors import RequestError
+from pcm.protocol.admin import AssignmentView, ResultView
+from pcm.protocol.admin_jobs import JobDetail, JobPlan, JobView
+from pcm.protocol.printable import printable
+
+_SHOWN_LINES = 12
+_BAD = frozenset({"failed", "refused"})
+_SETTLED = frozenset(
+    {
+        "succeeded",
+        "failed",
+        "refused",
+        "not_applicable",
+        "already_installed",
+        "expired",
+        "withdrawn",
+        "cancelled",
+        "restart_pending",
+    }
+)
+
+
+def somebody_looks() -> bool:
+    """Whether a person sits at this terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def counts(job: JobView) -> str:
+    """`3 succeeded, 1 failed`."""
+    return (
+        ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(job.counts.items()) if count)
+        or "none"
+    )
+
+
+def in_one_sentence(plan: JobPlan) -> str:
+    """What a job would do."""
+    sentence = (
+        f"{plan.program} of {plan.package} {plan.version} (release {plan.release}) on {plan.included} clients"
+        f"{f', {plan.excluded} left out' if plan.excluded else ''}; at most {show.size(plan.download_bytes)} each."
+    )
+    return sentence + (f" It needs {plan.approvals_needed} approvals." if plan.approvals_needed else "")
+
+
+def show_plan(settings: Settings, plan: JobPlan) -> None:
+    """Show a plan."""
+    if show.print_data(plan, settings.output):
+        return
+    show.print_facts(
+        (
+            ("package", show.plain(f"{plan.package} {plan.version}, release {plan.release}")),
+            ("program", show.plain(plan.program)),
+            ("command", show.plain(" ".join(plan.argv))),
+            ("clients", f"{plan.included} included, {plan.excluded} left out"),
+            ("download", f"at most {show.size(plan.download_bytes)} per client"),
+            ("approvals", plan.approvals_needed or ""),
+        )
+    )
+    for note in plan.notes:
+        click.echo(f"note: {printable(note)}")
+    rows = [(c.host_name, c.client_id[:12], c.included, show.plain(c.reason)) for c in plan.clients]
+    show.print_table(("host", "client", "included", "why"), rows, none="The group is empty: the job would do nothing.")
+    if plan.included + plan.excluded > len(plan.clients):
+        click.echo(f"… and {plan.included + plan.excluded - len(plan.clients)} more clients.")
+
+
+def show_detail(settings: Settings, detail: JobDetail, output_of: str | None = None) -> None:
+    """Show a job, its clients, what ran and what was refused."""
+    if output_of is not None:
+        _show_output(detail, output_of)
+        return
+    if show.print_data(detail, settings.output):
+        return
+    job = detail.job
+    show.print_facts(
+        (
+            ("job", job.id),
+            ("state", job.state),
+            ("order", show.plain(f"{job.program} of {job.package} {job.version} (release {job.release})")),
+            ("group", show.plain(job.order.group)),
+            ("purpose", job.order.purpose),
+            ("deadline", job.order.mandatory_after),
+            ("expires", job.expires),
+            ("created", show.plain(f"{show.moment(job.created)} by {job.created_by}")),
+            ("approvals", f"{job.approvals_given} of {job.approvals_needed}" if job.approvals_needed else ""),
+            ("note", show.plain(job.order.note) if job.order.note else ""),
+            ("clients", counts(job)),
+        )
+    )
+    rows = [(a.host_name, a.state, show.ago(a.changed), _reason(a)) for a in detail.assignments.items]
+    show.print_table(("host", "state", "changed", "reason"), rows, none="No client is in its group.")
+    if detail.assignments.next is not None:
+        click.echo("… and more clients (--limit, or --json page by page)")
+    _show_results(detail)
+    refusals = [(show.plain(r.host_name), r.code, r.count, r.at, show.plain(r.reason)) for r in detail.refusals]
+    if refusals:
+        show.print_table(("host", "refused", ">times", "when", "reason"), refusals, none="", title="Refusals")
+
+
+def _reason(assignment: AssignmentView) -> object:
+    code = f" [{assignment.code}]" if assignment.code else ""
+    return show.plain(f"{assignment.reason}{code}".strip())
+
+
+def _show_results(detail: JobDetail) -> None:
+    if not detail.results:
+        return
+    rows = [
+        (
+            show.plain(result.host_name),
+            result.started,
+            f"{(result.ended - result.started).total_seconds():.1f} s",
+            "timed out" if result.timed_out else result.exit_code,
+            result.exit_class,
+            "not asked" if result.detected is None else result.detected,
+        )
+        for result in detail.results
+    ]
+    show.print_table(("host", "started", ">took", ">exit code", "means", "detected"), rows, none="", title="Runs")
+    for result in detail.results:
+        if result.exit_class not in {"success", "restart", "restarting"} and result.output_tail:
+            click.echo(click.style(f"Output on {printable(result.host_name)}:", bold=True))
+            click.echo("\n".join(f"  {line}" for line in _tail(result)))
+
+
+def _tail(result: ResultView) -> list[str]:
+    return printable(result.output_tail, lines=True).rstrip("\n").split("\n")[-_SHOWN_LINES:]
+
+
+def _show_output(detail: JobDetail, host: str) -> None:
+    for result in detail.results:
+        if host in {result.host_name, result.client_id}:
+            click.echo(printable(result.output_tail, lines=True), nl=False)
+            return
+    raise RequestError(f"There is no result of {host} for job {detail.job.id}.", code="not_found")
+
+
+def watch(settings: Settings, look: Callable[[], JobDetail], every_s: int, timeout_s: int | None) -> None:
+    """Print every change until all clients are done.
+
+    Raises:
+        RequestError: `job.failed`: a client failed or refused; `job.unfinished`: the time is over.
+    """
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    known: dict[str, str] = {}
+    while True:
+        detail = look()
+        for item in detail.assignments.items:
+            if known.get(item.instruction) != item.state:
+                known[item.instruction] = item.state
+                if settings.output == "table":
+                    reason = f"  {item.reason}" if item.reason else ""
+                    click.echo(
+                        f"{show.moment(item.changed)}  {printable(item.host_name):<24} {item.state}{printable(reason)}"
+                    )
+        done = not any(count for state, count in detail.job.counts.items() if state not in _SETTLED)
+        if done or detail.job.state in {"done", "cancelled", "expired"}:
+            break
+        if end is not None and time.monotonic() > end:
+            raise RequestError(f"Job {detail.job.id} is not done yet: {counts(detail.job)}.", code="job.unfinished")
+        time.sleep(every_s)
+    if not show.print_data(detail, settings.output):
+        click.echo(f"Job {detail.job.id}: {counts(detail.job)}.")
+    if any(detail.job.counts.get(state) for state in _BAD):
+        raise RequestError(f"Job {detail.job.id} did not succeed everywhere: {counts(detail.job)}.", code="job.failed")

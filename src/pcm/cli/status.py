@@ -1,0 +1,40 @@
+"""`pcm status`: the site at a glance. Serves step 12: what came of everything."""
+
+import click
+
+from pcm.cli import show
+from pcm.cli.settings import Settings
+from pcm.cli.verbs import Verb
+from pcm.protocol.admin import SiteStatus
+from pcm.protocol.yaml_kinds import show_duration
+
+
+@click.command("status", cls=Verb)
+@click.pass_obj
+def command(settings: Settings) -> None:
+    """Show how the site is: clients, assignments, servers."""
+    show_status(settings)
+
+
+def show_status(settings: Settings) -> None:
+    """Ask the site and show its answer; also `pcm site status`."""
+    with settings.connect() as api:
+        status = api.get("/site", SiteStatus)
+    if show.print_data(status, settings.output):
+        return
+    show.print_facts(
+        (
+            ("site", show.plain(status.name)),
+            ("version", show.plain(status.version)),
+            ("up for", show_duration(int(status.uptime_s))),
+            ("packages", status.packages),
+            ("jobs", status.jobs),
+            ("to compile", f"{status.dirty} clients" if status.dirty else ""),
+            ("set aside", f"{status.poison} reports that could not be read" if status.poison else ""),
+        )
+    )
+    counts = [("clients", state, count) for state, count in sorted(status.clients.items()) if count]
+    counts += [("assignments", state, count) for state, count in sorted(status.assignments.items()) if count]
+    show.print_table(("", "state", ">count"), counts, none="No client has enrolled yet. Next: pcm client token")
+    rows = [(s.name, s.kind, s.location, s.folder) for s in status.servers]
+    show.print_table(("server", "kind", "location", "static folder"), rows, none="It names no server.")
