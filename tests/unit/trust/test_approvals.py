@@ -152,6 +152,7 @@ def test_an_emergency_needs_its_own_number_and_a_policy_that_has_one() -> None:
     agreement = count(*mixed, emergency_approvals=2, demanded=2)
     assert agreement.approvers == {"ann", "ben"}
     assert not agreement.emergency
+    assert not count(*reversed(mixed), emergency_approvals=2, demanded=2).emergency
 
 
 def test_the_brake_and_what_lifts_it() -> None:

@@ -13,7 +13,17 @@ from pcm.trust import ceremony, delegations, metadata, new_site, package_reposit
 from pcm.trust.floors import Floors
 from pcm.trust.keyring import Keyring
 from pcm.trust.packages import verify_packages
-from tests.unit.trust.simulated import SITE, Server, SimulatedClient, SimulatedSite, a_manifest, named, role, utc_now
+from tests.unit.trust.simulated import (
+    SITE,
+    Server,
+    SimulatedClient,
+    SimulatedSite,
+    a_manifest,
+    named,
+    resigned,
+    role,
+    utc_now,
+)
 
 
 def code_of(action: object) -> str:
@@ -185,6 +195,16 @@ def test_a_team_may_hand_in_only_its_own_next_targets(site: SimulatedSite) -> No
     skipped = package_repository.sign_team_again("apps", good, [apps], site.year)
     assert code_of(lambda: delegations.check_team_targets(site.top, "apps", skipped, current)) == "conflict"
     assert code_of(lambda: delegations.check_team_targets(site.top, "apps", current, current)) == "conflict"
+
+
+def test_a_team_that_delegates_further_is_not_published(site: SimulatedSite) -> None:
+    offered = resigned(
+        site.team_files["apps"],
+        [site.teams["apps"]],
+        lambda signed: signed.update(version=2, delegations={"keys": {}, "roles": []}),
+    )
+    action = partial(delegations.check_team_targets, site.top, "apps", offered, site.team_files["apps"])
+    assert code_of(action) == "not_allowed"
 
 
 def test_targets_outside_the_teams_paths_are_not_signed(site: SimulatedSite) -> None:

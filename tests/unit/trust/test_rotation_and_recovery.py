@@ -1,6 +1,7 @@
 """Keys come and go, cached files get lost: clients carry on, floors hold, revoked keys are worth nothing."""
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner
 
 from pcm.model.errors import PcmError
-from pcm.trust import instruction_repository, metadata, roots
+from pcm.trust import cache, instruction_repository, metadata, roots
 from tests.unit.trust.simulated import (
     ME,
     Server,
@@ -306,7 +307,23 @@ def test_what_an_interrupted_refresh_left_is_removed(site: SimulatedSite, client
     site.instruct()
     (client.folder / "instructions-1").mkdir()
     (client.folder / "instructions-1" / "timestamp.json").write_bytes(b"half")
-    assert client.poll().instructions.serial == 1
+    (client.folder / "instructions-1" / "apps.json").write_bytes(b"of another time")
+    folder = client.poll().folder
+    assert folder.name == "instructions-1"
+    assert not (folder / "apps.json").exists()
+
+
+def test_only_ordinary_files_of_ordinary_length_are_copied(tmp_path: Path) -> None:
+    """A link may lead anywhere, a pipe never ends, and a long file is no metadata of ours."""
+    current, following = tmp_path / "current", tmp_path / "following"
+    current.mkdir()
+    (current / "targets.json").write_bytes(b"fine")
+    (current / "snapshot.json").write_bytes(b"x" * 101)
+    (tmp_path / "secret").write_bytes(b"secret")
+    (current / "timestamp.json").symlink_to(tmp_path / "secret")
+    os.mkfifo(current / "apps.json")
+    cache.copy(current, following, 100)
+    assert sorted(path.name for path in following.iterdir()) == ["root_history", "targets.json"]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
