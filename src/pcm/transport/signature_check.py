@@ -3,7 +3,7 @@
 Serves steps 6 and 12, in logon servers and in the site: before anything of a client's is shown or taken in. Requests in the
 exact form that PCM's own clients write are verified in a short way (two matches, one signature check); any other form that
 RFC 9421 allows goes through the `http_message_signatures` library, with the same demands. It decides only who asks; whether
-that client may is for its caller. It remembers nothing: see `docs/adr` on replays.
+that client may is for its caller. It remembers nothing: see `docs/adr/0003-requests-are-signed-and-may-be-replayed.md`.
 """
 
 import base64

@@ -11,6 +11,7 @@ REFUSALS: dict[str, str] = {
     "trust.arguments": "The instruction gives the program parameters that its manifest does not allow.",
     "trust.client_too_old": "The instruction file needs a newer PCM service; it is not read half-understood.",
     "trust.clock": "This computer's clock is behind a time that signed metadata proves; nothing new runs until it is right.",
+    "trust.content": "A server gave other bytes than those of the file that the packager's manifest names by its hash.",
     "trust.delegation": "A client's instruction repository delegates to further keys, which it never may.",
     "trust.dependency": "Another instruction that must come first, or a package that is required, is missing or was refused.",
     "trust.downgrade": "The package's release is older than one that was here, and no signed min_release allows going back.",
