@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pcm.model.errors import PcmError, RequestError, TrustError
+from pcm.model.errors import PcmError, RequestError, TransferError, TrustError
 from pcm.model.instruction import Instruction
-from pcm.model.names import platform_fits
+from pcm.model.names import check_name, platform_fits
 from pcm.model.program import Program, build_argv
-from pcm.protocol.manifest import Manifest, read_manifest
+from pcm.protocol.manifest import Manifest, manifest_target, read_manifest
 from pcm.protocol.policy import SitePolicy
 from pcm.trust.approvals import Agreement, check_approvals
 from pcm.trust.codes import refuse, refuse_document
@@ -100,14 +100,28 @@ def _gather_one(
 ) -> bytes | PcmError:
     reference = instruction.manifest
     try:
+        _check_path(instruction)
         check_reference(instruction, find(reference.path))
         return read(reference.path, reference.length, reference.sha256)
-    except (TrustError, RequestError) as error:
+    except RequestError as error:
+        return refuse("trust.manifest_mismatch", error.message)
+    except (TrustError, TransferError) as error:
         return error
-    except PcmError as error:
-        if error.code.startswith("store."):
-            raise
-        return error
+
+
+def _check_path(instruction: Instruction) -> None:
+    """Check 9: the target path names this very package; nothing is asked of a server under any other name."""
+    parts = instruction.manifest.path.split("/")
+    check_name("package", instruction.package)
+    check_name("version", instruction.version)
+    if len(parts) != 5 or instruction.manifest.path != manifest_target(
+        parts[1], instruction.package, instruction.version
+    ):
+        raise refuse(
+            "trust.manifest_mismatch",
+            f"The manifest of {instruction.package} {instruction.version} cannot be {instruction.manifest.path}.",
+        )
+    check_name("team", parts[1])
 
 
 def check_reference(instruction: Instruction, published: Published) -> None:
@@ -183,9 +197,8 @@ def _judge(instruction: Instruction, manifest: Manifest, around: Circumstances) 
 
 def _check_identity(instruction: Instruction, manifest: Manifest) -> None:
     """Check 9: the manifest is about the package that the instruction and the target path name."""
-    path = instruction.manifest.path.split("/")
     said = (manifest.package, manifest.version, manifest.release)
-    if said != (instruction.package, instruction.version, instruction.release) or path[2:4] != [*said[:2]]:
+    if said != (instruction.package, instruction.version, instruction.release):
         raise refuse(
             "trust.manifest_mismatch",
             f"The instruction names {instruction.package} {instruction.version} (release {instruction.release}); its manifest "

@@ -1,6 +1,5 @@
 """A whole site in memory for trust tests: its keys, both repositories as files, and servers that can be made to lie."""
 
-import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 from securesystemslib.signer import CryptoSigner
 
 from pcm.model.errors import TransferError
-from pcm.model.instruction import Approval, Instruction, ManifestReference
+from pcm.model.instruction import Instruction, ManifestReference
 from pcm.model.program import Parameter, Program
 from pcm.protocol.instructions import Instructions, RepositoryFloor, write_instructions
 from pcm.protocol.manifest import Manifest, manifest_target, write_manifest
@@ -310,10 +309,6 @@ class SimulatedClient:
             if path.is_file() and not path.is_symlink()
         }
         return (self.seen, self.packages_floors, dict(self.current), files)
-
-
-def approval(envelope: bytes, proof: Sequence[str] = ()) -> Approval:
-    return Approval(envelope=base64.b64encode(envelope).decode(), proof=tuple(proof))
 
 
 def resigned(data: bytes, signers: Sequence[CryptoSigner], change: Callable[[dict[str, Any]], None]) -> bytes:

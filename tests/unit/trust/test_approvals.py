@@ -14,7 +14,8 @@ from pcm.protocol.approval import PAYLOAD_TYPE, ApprovalOrder, write_approval
 from pcm.protocol.policy import Approver, SitePolicy
 from pcm.trust import envelopes
 from pcm.trust.approvals import Agreement, check_approvals, earliest_start
-from tests.unit.trust.simulated import ME, OTHER, SITE, a_manifest, approval, instruction_for, named, utc_now
+from pcm.trust.approving import carry, sign_approval
+from tests.unit.trust.simulated import ME, OTHER, SITE, a_manifest, instruction_for, named, utc_now
 
 ANN, BEN, CAT, EVE = named("ann"), named("ben"), named("cat"), named("eve")
 
@@ -47,16 +48,11 @@ def an_order(**changes: Any) -> ApprovalOrder:
 
 
 def signed(order: ApprovalOrder, *people: CryptoSigner, proof: tuple[str, ...] = ()) -> Approval:
-    payload = write_approval(order)
     envelope: bytes | None = None
     for person in people:
-
-        def sign(data: bytes, person: CryptoSigner = person) -> bytes:
-            return bytes.fromhex(person.sign(data).signature)
-
-        envelope = envelopes.add_signature(envelope, PAYLOAD_TYPE, payload, person.public_key.keyid, sign)
+        envelope = sign_approval(order, envelope, person)
     assert envelope is not None
-    return approval(envelope, proof)
+    return carry(envelope, proof)
 
 
 def count(*approvals: Approval, demanded: int = 0, client: str = ME, **changes: Any) -> Agreement:
@@ -133,9 +129,9 @@ def test_an_approval_for_three_clients_is_not_one_for_the_fleet() -> None:
 def test_a_signature_over_other_bytes_does_not_count() -> None:
     good = write_approval(an_order())
     signature = bytes.fromhex(ANN.sign(envelopes.pae(PAYLOAD_TYPE, good + b" ")).signature)
-    assert refused(approval(envelopes.write(PAYLOAD_TYPE, good, {ANN.public_key.keyid: signature})))
+    assert refused(carry(envelopes.write(PAYLOAD_TYPE, good, {ANN.public_key.keyid: signature})))
     wrong_type = bytes.fromhex(ANN.sign(envelopes.pae("text/plain", good)).signature)
-    assert refused(approval(envelopes.write(PAYLOAD_TYPE, good, {ANN.public_key.keyid: wrong_type})))
+    assert refused(carry(envelopes.write(PAYLOAD_TYPE, good, {ANN.public_key.keyid: wrong_type})))
 
 
 @pytest.mark.parametrize("text", ["", "%%%", "AAAA", "e30=", "W10="])

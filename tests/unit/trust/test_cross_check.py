@@ -81,9 +81,6 @@ def test_parameters_outside_the_schema(parameters: dict[str, str]) -> None:
         {"package": "other"},
         {"version": "1.1"},
         {"release": 6},
-        {"manifest": ManifestReference("packages/apps/viewer/1.1/manifest.json", 1, "0" * 64)},
-        {"manifest": ManifestReference("packages/apps/other/1.0/manifest.json", 1, "0" * 64)},
-        {"manifest": ManifestReference("policy/site.json", 1, "0" * 64)},
     ],
 )
 def test_a_manifest_about_something_else(changes: dict[str, Any]) -> None:
@@ -220,6 +217,32 @@ def test_both_repositories_must_agree_before_anything_is_fetched(changes: dict[s
     error = evidence[instruction.id]
     assert isinstance(error, PcmError)
     assert (error.code, fetched) == ("trust.mix_and_match", [])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"manifest": ManifestReference("packages/apps/viewer/1.1/manifest.json", 1, "0" * 64)},
+        {"manifest": ManifestReference("packages/apps/other/1.0/manifest.json", 1, "0" * 64)},
+        {"manifest": ManifestReference("packages/../viewer/1.0/manifest.json", 1, "0" * 64)},
+        {"manifest": ManifestReference("packages/a/b/viewer/1.0/manifest.json", 1, "0" * 64)},
+        {"manifest": ManifestReference("policy/site.json", 1, "0" * 64)},
+        {"package": "..", "manifest": ManifestReference("packages/apps/../1.0/manifest.json", 1, "0" * 64)},
+        {"version": "../../x"},
+    ],
+)
+def test_nothing_is_asked_for_under_another_packages_name(changes: dict[str, Any]) -> None:
+    instruction = msgspec.structs.replace(instruction_for(a_manifest()), **changes)
+    asked: list[str] = []
+
+    def find(path: str) -> Published:
+        asked.append(path)
+        return published_for(instruction)
+
+    evidence = subject.gather([instruction], find, lambda *_: b"")
+    error = evidence[instruction.id]
+    assert isinstance(error, PcmError)
+    assert (error.code, asked) == ("trust.manifest_mismatch", [])
 
 
 def test_a_manifest_is_read_once_for_many_instructions() -> None:
