@@ -84,8 +84,12 @@ class Catalogue:
 
     def is_due(self) -> bool:
         """Whether the instructions changed since the last refresh, or the signatures on what is cached have expired."""
+        return bool(self._state.meta(PACKAGES_DUE)) or self.is_expired()
+
+    def is_expired(self) -> bool:
+        """Whether the signatures on what is cached have expired, or there is nothing."""
         until = self._state.meta(VALID_UNTIL)
-        return bool(self._state.meta(PACKAGES_DUE)) or not until or to_time(until) <= self._clock()
+        return not until or to_time(until) <= self._clock()
 
     def refresh(self) -> Refreshed:
         """Checks 8 to 11, from the first distribution server whose repository holds.
@@ -139,7 +143,7 @@ class Catalogue:
         from pcm.trust.cross_check import Circumstances, Release  # noqa: PLC0415
 
         releases = {
-            name: Release(known.release, known.min_release, known.release if known.installed else None)
+            name: Release(known.release, known.min_release, known.installed)
             for name, known in self._state.releases().items()
         }
         done = [record for record in Journal(self._state).records() if record.state in _DONE]

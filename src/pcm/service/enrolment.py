@@ -23,12 +23,14 @@ from pcm.protocol.enrolment import (
     EnrolmentRequest,
     read_configuration,
 )
+from pcm.service.configuration import load_configuration
 from pcm.service.facts import read_facts
 from pcm.service.identity import Identity, make_identity
 from pcm.service.machine.durable import write_atomically
 from pcm.service.machine.interface import Machine
 from pcm.service.places import Places, create_places, require_protected
-from pcm.service.sources import Network, TransferStart, transfer_settings
+from pcm.service.sources import Network
+from pcm.service.transfer_start import TransferStart, transfer_settings
 from pcm.transport.client import Response, TransferClient
 from pcm.transport.framing import Request
 from pcm.transport.locations import parse_location
@@ -151,25 +153,6 @@ def install(places: Places, configuration: ClientConfiguration) -> None:
         if not path.exists():
             write_atomically(path, text.encode(), 0o644)
     write_atomically(places.configuration, codec.encode(configuration), 0o644)
-
-
-def load_configuration(places: Places) -> ClientConfiguration:
-    """This client's configuration.
-
-    Raises:
-        RequestError: `not_enrolled`, or `protocol.*` if it is damaged.
-    """
-    try:
-        data = places.configuration.read_bytes()
-    except FileNotFoundError:
-        raise RequestError(
-            "This computer is not enrolled; run `pcmsvc enroll --kit FILE`.", code="not_enrolled"
-        ) from None
-    except OSError as error:
-        raise RequestError(
-            f"The configuration {places.configuration} cannot be read: {error.strerror}.", code="not_allowed"
-        ) from None
-    return read_configuration(data)
 
 
 def _check_free(places: Places, configuration: ClientConfiguration) -> None:

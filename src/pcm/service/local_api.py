@@ -18,7 +18,7 @@ from pcm.model.schedule import resolve
 from pcm.protocol import local
 from pcm.protocol.local import MAX_REQUEST_BYTES, LocalRequest, read_request, write_answer
 from pcm.service import views
-from pcm.service.enrolment import load_configuration
+from pcm.service.configuration import load_configuration
 from pcm.service.facts import AGENT_VERSION, read_facts
 from pcm.service.history import History
 from pcm.service.identity import load_identity

@@ -51,7 +51,7 @@ class Outlook:
     def plan(self, now: datetime, *, explain: bool = False) -> Plan:
         """Plan from what is cached and verified (KB Q163488: at every look, not when a file changes)."""
         records = Journal(self._state).records()
-        return plan(self.judged(records), self.situation(records, now), now, explain=explain)
+        return plan(records, self.situation(records, now), now, explain=explain)
 
     def situation(self, records: Iterable[InstructionRecord], now: datetime) -> Situation:
         """Everything but the records that decisions depend on."""
@@ -70,15 +70,6 @@ class Outlook:
             policy=policy,
             hold=self.find_hold(now),
         )
-
-    def judged(self, records: Iterable[InstructionRecord]) -> list[InstructionRecord]:
-        """Without those that no distribution server has been asked about yet: nothing can be said of them."""
-        here = {sha256 for (sha256,) in self._state.rows("SELECT sha256 FROM manifests")}
-        return [
-            record
-            for record in records
-            if not record.present or record.verdict_code or record.manifest_sha256 in here or record.state in SETTLED
-        ]
 
     def find_hold(self, now: datetime) -> Hold | None:
         """Why nothing may start at all: check 2 (clock), check 13 (expired signatures), or what the last refresh said."""

@@ -12,14 +12,15 @@ from typing import NamedTuple, TypeVar
 from pcm.model.errors import PcmError
 from pcm.protocol.enrolment import ClientConfiguration
 from pcm.protocol.local import Requirement
-from pcm.service.enrolment import load_configuration
+from pcm.service.configuration import load_configuration
 from pcm.service.identity import Identity, load_identity
 from pcm.service.inbox import read_header, read_root
 from pcm.service.machine.interface import Machine
 from pcm.service.outlook import clock_problem
 from pcm.service.places import Places, find_problems
-from pcm.service.sources import MAX_TIMESTAMP, Network, TransferStart, transfer_settings
+from pcm.service.sources import MAX_TIMESTAMP, Network
 from pcm.service.state import State
+from pcm.service.transfer_start import TransferStart, transfer_settings
 from pcm.transport.client import TransferClient
 from pcm.transport.framing import Request
 from pcm.transport.locations import parse_location

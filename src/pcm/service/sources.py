@@ -14,14 +14,11 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from pcm.model.errors import TransferError
-from pcm.protocol.enrolment import ClientConfiguration
 from pcm.service.identity import Identity
-from pcm.service.machine.interface import Machine, OwnProgram
 from pcm.service.state import State
-from pcm.transport.channel import PipeChannel
 from pcm.transport.client import Response, TransferClient, code_of_status
 from pcm.transport.failover import Attempt, try_each
-from pcm.transport.framing import Request, Settings
+from pcm.transport.framing import Request
 from pcm.transport.health import Choice, Health, order
 from pcm.transport.locations import parse_location
 from pcm.transport.signing import sign_request
@@ -166,40 +163,6 @@ def _told(response: Response) -> str:
     text = said[:200].decode("utf-8", "replace") if kind.startswith(("application/", "text/plain")) else ""
     text = "".join(letter if letter.isprintable() else " " for letter in text).strip()
     return f": {text}" if text else ""
-
-
-class TransferStart:
-    """Starts transfer processes under the account without rights; the first one at once, so that it is up when needed."""
-
-    def __init__(self, machine: Machine, configuration: ClientConfiguration) -> None:
-        self._machine = machine
-        self._account = configuration.transfer_account
-        self._first: PipeChannel | None = self._spawn()
-
-    def __call__(self) -> PipeChannel:
-        """The way to a fresh transfer process.
-
-        Raises:
-            MachineError: it cannot be started.
-        """
-        first, self._first = self._first, None
-        return first or self._spawn()
-
-    def discard(self) -> None:
-        """End the one that was started early and never used."""
-        if self._first is not None:
-            self._first.close()
-            self._first = None
-
-    def _spawn(self) -> PipeChannel:
-        account = self._machine.transfer_account(self._account)
-        child = self._machine.spawn(OwnProgram("pcm.transport.transfer", account=account, pipes=True))
-        return PipeChannel(child.stdout, child.stdin, child.close)
-
-
-def transfer_settings(configuration: ClientConfiguration) -> Settings:
-    """How the transfer process reaches servers, by this client's configuration."""
-    return Settings(ca_file=configuration.ca_file, proxy=configuration.proxy)
 
 
 class Servers:

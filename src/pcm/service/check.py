@@ -1,0 +1,282 @@
+"""One check: everything a client does between two sleeps, in one visible order.
+
+Serves steps 6 to 12, inside `worker check` and `pcmsvc once`, with the work lock held. The numbers are the design's fourteen
+checks. A server that does not answer, or whose files are refused, never ends it: work goes on from what is cached and verified,
+as long as its signatures hold (KB Q191293), and what happened is told. Planning happens at every check (KB Q163488).
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from pcm.model.errors import MachineError, PcmError, TrustError
+from pcm.model.instruction import Instruction
+from pcm.model.package import PackageFile
+from pcm.model.program import Program
+from pcm.protocol.enrolment import ClientConfiguration
+from pcm.service import inbox, local_api
+from pcm.service.catalogue import Catalogue, read_kept_policy
+from pcm.service.facts import AGENT_VERSION, read_facts
+from pcm.service.identity import Identity
+from pcm.service.inbox import Inbox, Refreshed
+from pcm.service.journal import Journal
+from pcm.service.machine.interface import Machine
+from pcm.service.outbox import Outbox, Sent
+from pcm.service.outlook import BLOCKED, Outlook, clock_problem, local_zone
+from pcm.service.places import Places
+from pcm.service.plan import Plan, Situation
+from pcm.service.records import to_text
+from pcm.service.sources import LOGON, Network, Servers
+from pcm.service.state import State
+from pcm.service.views import LAST_CHECK
+
+if TYPE_CHECKING:
+    from pcm.service.work import Context
+
+PENDING = "enrolment.pending"
+LEAST_PAUSE_S = 5
+FIRST_POLL_S = 60
+PENDING_PAUSE_S = 60
+MOST_PAUSE_S = 7 * 86_400
+_JITTER = 0.15
+
+
+class Equipment(NamedTuple):
+    """What a check works with. `say` tells a watching administrator what happens.
+
+    `stopping`: whether the service was told to stop.
+    """
+
+    places: Places
+    machine: Machine
+    configuration: ClientConfiguration
+    identity: Identity
+    state: State
+    network: Network
+    clock: Callable[[], datetime]
+    say: Callable[[str], None]
+    stopping: Callable[[], bool] = lambda: False
+
+
+class Checked(NamedTuple):
+    """What came of a check. `problem`: the first thing that went wrong, for exit codes and people."""
+
+    next_check_s: int
+    problem: PcmError | None
+    sent: Sent
+
+
+class Check:
+    """One check. See the module's docstring."""
+
+    def __init__(self, equipment: Equipment, *, forced: bool = False) -> None:
+        self._it = equipment
+        self._facts = read_facts()
+        self._forced = forced or bool(equipment.state.meta(local_api.SYNC))
+        self._outlook = Outlook(equipment.state, equipment.machine, equipment.identity.client_id, self._facts)
+        self._inbox = Inbox(
+            equipment.state,
+            equipment.network,
+            equipment.configuration,
+            equipment.places,
+            client_id=equipment.identity.client_id,
+            version=AGENT_VERSION,
+            clock=equipment.clock,
+        )
+        self._catalogue = Catalogue(
+            equipment.state,
+            equipment.network,
+            equipment.configuration,
+            equipment.places,
+            client_id=equipment.identity.client_id,
+            platform=self._facts.platform,
+            clock=equipment.clock,
+        )
+
+    def perform(self) -> Checked:
+        """Ask, verify, plan, run, report.
+
+        Raises:
+            StoreError: this computer cannot keep what it must keep.
+        """
+        it = self._it
+        if self._forced:
+            self._end_pauses()
+        if it.state.meta(PENDING) and not self._is_approved():
+            return Checked(PENDING_PAUSE_S, None, Sent(0, 0))
+        self._reconcile()  # check 1, its second half
+        now = it.clock()
+        late = clock_problem(it.state, now)  # check 2
+        if late is not None:
+            it.say(late.reason)
+            it.state.refuse(late.code, now, late.reason[:1000], "this computer's clock")
+        asked = self._inbox.refresh(forced=self._forced)  # checks 3 to 7
+        self._tell("instructions", asked)
+        plan = self._work()  # checks 8 to 13
+        sent = self._report()
+        it.state.set_meta(LAST_CHECK, to_text(it.clock().replace(microsecond=0)), durable=False)
+        problem = asked.error if late is None else TrustError(late.reason, code=late.code)
+        return Checked(self._pause(plan, asked), problem, sent)
+
+    def _end_pauses(self) -> None:
+        Journal(self._it.state).end_back_off()
+        self._it.state.delete_meta(local_api.SYNC)
+
+    def _is_approved(self) -> bool:
+        from pcm.service.enrolment import ask_site  # noqa: PLC0415 - once in a client's life
+
+        it = self._it
+        try:
+            answer, server = ask_site(it.network, it.configuration, it.identity, None)
+        except PcmError as error:
+            it.say(error.message)
+            return False
+        if answer.state == "pending":
+            it.say(f"Waiting for an administrator to approve {it.identity.fingerprint()} at {server}.")
+            return False
+        it.state.delete_meta(PENDING)
+        it.say(f"Approved by {server}.")
+        return True
+
+    def _reconcile(self) -> None:
+        open_runs = self._it.state.rows("SELECT 1 FROM runs WHERE finished = 0 LIMIT 1")
+        waiting = self._it.state.rows("SELECT 1 FROM instructions WHERE state = 'restart_pending' LIMIT 1")
+        if not open_runs and not waiting:
+            return
+        from pcm.service.recovery import reconcile  # noqa: PLC0415 - 40 ms that an idle poll does not need
+
+        for changed in reconcile(self._context()):
+            self._it.say(f"{changed}: what was left open is settled.")
+
+    def _work(self) -> Plan:
+        """Plan; before anything is fetched or runs, ask what packagers say now; then run until nothing is due."""
+        it = self._it
+        plan = self._outlook.plan(it.clock())
+        if self._catalogue.is_due() or plan.due() or plan.to_fetch():
+            self._judge_again()
+            plan = self._outlook.plan(it.clock())
+        if plan.due() or plan.to_fetch():
+            from pcm.service.runner import drain  # noqa: PLC0415 - only when there is something to do
+
+            due = plan.due()
+            for line in due:
+                it.say(f"{line.instruction.package} {line.instruction.version}: {line.instruction.program} is due.")
+            plan = drain(self._context(), self._look)
+            for line in due:
+                record = Journal(it.state).record(line.id)
+                it.say(
+                    f"{record.instruction.package} {record.instruction.version}: {record.state.value}. {record.reason}"
+                )
+            return plan
+        Journal(it.state).adopt(plan, it.clock())
+        return plan
+
+    def _look(self) -> Situation:
+        """The situation before each plan of a drain.
+
+        Raises:
+            MachineError: `service.stopping`: nothing new begins; the next check goes on.
+        """
+        if self._it.stopping():
+            raise MachineError("The service was told to stop; the next check goes on.", code="service.stopping")
+        return self._outlook.situation(Journal(self._it.state).records(), self._it.clock())
+
+    def _judge_again(self) -> None:
+        """Checks 8 to 11. What trust refuses blocks everything new until a server's files hold; silence blocks nothing."""
+        it = self._it
+        if inbox.read_header(it.state) is None:
+            return
+        judged = self._catalogue.refresh()
+        self._tell("packages", judged)
+        blocked = ""
+        if judged.error is not None and judged.refused_by_trust:
+            blocked = f"{judged.error.code} {judged.error.message}"
+        elif judged.error is not None and self._catalogue.is_expired():
+            blocked = f"trust.freeze What packagers have signed is cached only, and has expired: {judged.error.message}"
+        if it.state.meta(BLOCKED) != blocked:
+            it.state.set_meta(BLOCKED, blocked[:1500])
+
+    def _context(self) -> "Context":
+        from pcm.content.client_store import ClientStore  # noqa: PLC0415 - with the runner
+        from pcm.service.work import Context  # noqa: PLC0415
+
+        it = self._it
+        return Context(
+            state=it.state,
+            machine=it.machine,
+            store=ClientStore(it.places.store),
+            bring=self._bring,
+            agree=self._agree,
+            clock=it.clock,
+            zone=local_zone(),
+            staging=it.places.staging,
+            runs=it.places.runs,
+        )
+
+    def _bring(self, files: Sequence[PackageFile], staging_bytes: int) -> None:
+        """Check 12: files by hash, from distribution servers in their order."""
+        from pcm.content.assembly import bring  # noqa: PLC0415 - only when something is missing
+        from pcm.content.client_store import ClientStore  # noqa: PLC0415
+        from pcm.transport.object_source import object_fetch  # noqa: PLC0415
+
+        it = self._it
+        servers = self._catalogue.servers()
+        names = [choice.server for choice in servers.choices(it.clock(), it.network.chance) if choice.usable]
+        brought = bring(
+            files, ClientStore(it.places.store), names, object_fetch(it.network.client), staging_bytes=staging_bytes
+        )
+        for complaint in brought.complaints:
+            it.state.refuse(complaint.code, it.clock(), complaint.message[:1000], complaint.source)
+        it.say(f"{brought.files} files, {brought.bytes} bytes brought.")
+
+    def _agree(self, instruction: Instruction, program: Program, now: datetime) -> None:
+        """Approvals once more, at the moment of the launch (check 13)."""
+        if not program.approvals:
+            return
+        policy = read_kept_policy(self._it.state)
+        if policy is None:
+            raise TrustError("It needs approvals, and no site policy is here to verify them.", code="trust.approval")
+        from pcm.trust.approvals import check_approvals  # noqa: PLC0415 - few programs need it
+
+        check_approvals(instruction, program.approvals, policy, self._it.identity.client_id, now)
+
+    def _report(self) -> Sent:
+        it = self._it
+        header = inbox.read_header(it.state)
+        outbox = Outbox(it.state, it.identity, it.configuration, it.machine.boot_id())
+        if header is not None and header.acknowledged_seq:
+            outbox.acknowledge(header.acknowledged_seq, it.clock())
+        written = outbox.write(self._facts, header.serial if header else 0, it.clock())
+        if not outbox.waiting():
+            return Sent(0, 0)
+        servers = Servers(it.state, LOGON, header.servers.logon if header else (), it.configuration.logon)
+        sent = outbox.send(it.network, servers, it.clock)
+        it.say(f"{written} reports written, {sent.acknowledged} acknowledged, {sent.waiting} waiting.")
+        if sent.error is not None:
+            it.say(sent.error.message)
+        return sent
+
+    def _tell(self, what: str, asked: Refreshed) -> None:
+        for line in asked.trace:
+            self._it.say(f"{what}: {line}")
+        if asked.error is not None:
+            self._it.say(f"{what}: {asked.error.code}: {asked.error.message}")
+
+    def _pause(self, plan: Plan, asked: Refreshed) -> int:
+        """Seconds until the next check: the site's interval with jitter, sooner if a plan or a server's rest ends before."""
+        it = self._it
+        now = it.clock()
+        header = inbox.read_header(it.state)
+        wanted = float(header.poll_after_s if header else FIRST_POLL_S)
+        if not asked.contact:
+            servers = Servers(it.state, LOGON, header.servers.logon if header else (), it.configuration.logon)
+            rests = [health.due for health in servers.health.values() if health.due is not None and health.due > now]
+            if rests:
+                wanted = min(max(wanted, FIRST_POLL_S), max(LEAST_PAUSE_S, (min(rests) - now).total_seconds()))
+        wanted *= 1 + it.network.chance.uniform(-_JITTER, _JITTER)
+        change = plan.next_change(now)
+        if change is not None:
+            # a moment later, so that the time has surely come; what is due although nothing runs waits like the rest
+            left = (change - now).total_seconds()
+            wanted = min(wanted, left + 1) if left > 0 else wanted
+        return int(min(max(wanted, LEAST_PAUSE_S), MOST_PAUSE_S))

@@ -1,0 +1,233 @@
+"""What `pcmsvc` prints: each answer for people, or as one JSON document for programs.
+
+Serves `main`. Asks the local state when it may read it, else the running service over its socket; both give the same answers.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+import msgspec
+
+from pcm.model.errors import RequestError
+from pcm.protocol import local
+from pcm.protocol.local import LocalRequest, Verb
+from pcm.service import local_client, tables
+from pcm.service.check import Checked
+from pcm.service.enrolment import Enrolled
+from pcm.service.log import Event, Output
+from pcm.service.places import Places
+from pcm.service.worker import utc_now
+
+
+def ask(places: Places, verb: Verb, wanted: str | None = None, *, through_socket: bool = False) -> local.Answer:
+    """One answer: from the state itself for whoever owns it, else from the running service.
+
+    Raises:
+        PcmError: what either says.
+    """
+    try:
+        request = LocalRequest(verb, wanted)
+    except ValueError as error:
+        raise RequestError(f"{error}.", code="request.invalid") from None
+    if through_socket or not _owns_state(places):
+        return local_client.ask(places.socket, request)
+    from pcm.service.local_api import answer  # noqa: PLC0415 - not for whoever asks over the socket
+    from pcm.service.machine.here import this_machine  # noqa: PLC0415
+    from pcm.service.views import Asker  # noqa: PLC0415
+
+    # whoever owns the state may see everything in it
+    return answer(request, Asker(0, "root"), places, this_machine(), utc_now).answer
+
+
+def _owns_state(places: Places) -> bool:
+    """Whether this user's own rights reach the state: the administrator's, or a `--home` of one's own."""
+    if not places.state.parent.is_dir() or not places.state.exists():
+        return os.geteuid() == 0 or not places.socket.exists()
+    return os.access(places.state, os.R_OK | os.W_OK | os.X_OK)
+
+
+def _put(text: str, stream: TextIO | None = None) -> None:
+    stream = stream or sys.stdout
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def json_line(document: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
+
+
+def progress(line: str) -> None:
+    """What is happening, as it happens."""
+    _put(f"{utc_now():%H:%M:%S}  {tables.printable(line)}")
+
+
+def enrolled(result: Enrolled, site: str, *, as_json: bool) -> None:
+    """The end of an enrolment."""
+    identity = result.identity
+    if as_json:
+        state = "pending" if result.pending else "enrolled"
+        json_line(
+            {"client_id": identity.client_id, "fingerprint": identity.fingerprint(), "site": site, "state": state}
+        )
+    elif result.pending:
+        _put(f"This computer waits for approval by the administrator of site {site}.")
+        _put(f"Fingerprint to compare:  {identity.fingerprint()}")
+    else:
+        _put(f"This computer is a client of site {site}.")
+        _put(f"Client id:  {identity.client_id}")
+
+
+def requirements(found: Sequence[local.Requirement], *, as_json: bool) -> None:
+    """Each requirement with what to do."""
+    if as_json:
+        json_line({"requirements": found, "all_hold": all(each.holds for each in found)})
+        return
+    for each in found:
+        _put(f"{'ok ' if each.holds else 'NO '}  {each.name}: {tables.printable(each.message)}")
+        if not each.holds and each.remedy:
+            _put(f"       → {tables.printable(each.remedy)}")
+
+
+def checked(result: Checked, *, as_json: bool) -> None:
+    """The end of one check."""
+    problem = result.problem
+    if as_json:
+        json_line(
+            {
+                "next_check_s": result.next_check_s,
+                "acknowledged": result.sent.acknowledged,
+                "waiting": result.sent.waiting,
+                "problem": None if problem is None else {"code": problem.code, "message": problem.message},
+            }
+        )
+        return
+    if problem is not None:
+        _put(f"pcmsvc: {tables.printable(problem.message)} [{problem.code}]", sys.stderr)
+    _put(f"Done; the next check would be in {result.next_check_s} s.")
+
+
+def accepted(answer: local.Accepted, *, as_json: bool) -> None:
+    """What the service says it will do."""
+    if as_json:
+        json_line({"accepted": answer.message})
+    else:
+        _put(answer.message)
+
+
+def status(answer: local.Status, *, as_json: bool) -> None:
+    """How the service is."""
+    if as_json:
+        json_line(answer)
+        return
+    if not answer.enrolled:
+        _put("This computer is not enrolled; run `pcmsvc enroll --kit FILE`.")
+        return
+    _put(
+        tables.pairs(
+            [
+                ("Site", answer.site),
+                ("Client id", answer.client_id),
+                ("Service version", answer.agent_version),
+                (
+                    "Instructions",
+                    f"{answer.instructions} (serial {answer.serial}, until {tables.when(answer.expires)})",
+                ),
+                ("Running now", answer.running or "nothing"),
+                ("Last check", tables.when(answer.last_check) or "never"),
+                ("Last contact", f"{tables.when(answer.last_contact) or 'never'} {answer.logon_server}"),
+                ("Reports waiting", str(answer.unreported)),
+                ("Ledger head", answer.ledger_head or "empty"),
+            ]
+        )
+    )
+    if answer.refusals:
+        _put("\nRefused lately:")
+        rows = [
+            (tables.when(each.at), each.code, str(each.count), each.source, each.reason) for each in answer.refusals
+        ]
+        _put(tables.table(("first", "code", "times", "source", "reason"), rows))
+
+
+def items(answer: local.Items, *, as_json: bool) -> None:
+    """All instructions."""
+    if as_json:
+        json_line(answer)
+        return
+    rows = [
+        (
+            each.id,
+            f"{each.package} {each.version}",
+            each.program,
+            each.purpose,
+            each.state,
+            tables.when(each.deadline),
+            each.reason,
+        )
+        for each in answer.items
+    ]
+    _put(
+        tables.table(
+            ("id", "package", "program", "purpose", "state", "deadline", "reason"), rows, empty="No instructions."
+        )
+    )
+
+
+def why(answer: local.Why, *, as_json: bool) -> None:
+    """One decision, line by line."""
+    if as_json:
+        json_line(answer)
+        return
+    _put(f"{answer.id} is {answer.state.replace('_', ' ')}.")
+    for line in answer.lines:
+        code = f" [{line.code}]" if line.code else ""
+        _put(f"  {'yes' if line.holds else 'NO '}  {line.about + ':':<12} {tables.printable(line.text)}{code}")
+
+
+def events(found: Sequence[Event], *, as_json: bool) -> None:
+    """The log."""
+    if as_json:
+        json_line({"events": [each._asdict() for each in found]})
+        return
+    rows = [(tables.when(each.at), each.what, each.code, each.text) for each in found]
+    _put(tables.table(("at", "what", "code", "text"), rows, empty="Nothing has happened here yet."))
+
+
+def output(found: Output, *, as_json: bool) -> None:
+    """What a run wrote; terminals get no control characters."""
+    if as_json:
+        json_line(found._asdict())
+        return
+    for line in found.text.splitlines():
+        _put(tables.printable(line))
+
+
+def ledger(answer: local.Ledger, *, verify: bool, as_json: bool) -> None:
+    """What ran here, and whether the chain holds."""
+    if as_json:
+        json_line(answer if not verify else {"total": answer.total, "head": answer.head, "broken_at": answer.broken_at})
+        return
+    if not verify:
+        rows = [
+            (
+                str(each.seq),
+                tables.when(each.started),
+                f"{each.package} {each.version}",
+                each.program,
+                each.state,
+                each.job,
+                each.manifest_path,
+            )
+            for each in answer.entries
+        ]
+        _put(
+            tables.table(
+                ("no", "started", "package", "program", "state", "job", "signed as"), rows, empty="Nothing ran here."
+            )
+        )
+    if answer.broken_at is not None:
+        _put(f"The ledger was changed at entry {answer.broken_at}: whatever follows proves nothing.", sys.stderr)
+    else:
+        _put(f"{answer.total} entries, the chain holds{f'; head {answer.head}' if answer.head else ''}.")

@@ -1,0 +1,142 @@
+"""The short-lived process in which work is done: one check, or the answer to one local connection.
+
+Serves steps 6 to 12; started by `supervisor`, ends when it is done. `check` takes the work lock, and prints one line at its end,
+`{"next_check_s": n}`, the supervisor's alarm clock. `answer` finds the connection as its standard input; its exit code says
+whether somebody wants a check. Told to stop (SIGTERM), a check begins no new program; one that runs is seen to its end.
+
+Process entry: here, and in `main`, every PcmError becomes a message and an exit code; anything else is a mistake of ours and
+shows its trace in the service's log.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pcm.model.errors import PcmError
+from pcm.service import faults
+from pcm.service.configuration import load_configuration
+from pcm.service.machine.here import this_machine
+from pcm.service.places import Places, create_places, find_places, require_protected
+from pcm.service.transfer_start import TransferStart, transfer_settings
+
+if TYPE_CHECKING:
+    from pcm.service.check import Equipment
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+NOT_FOUND = 3
+NOT_ALLOWED = 4
+UNREACHABLE = 5
+ALREADY_RUNNING = 6
+CHECK_NOW = 75
+AFTER_TROUBLE_S = 300
+
+
+def utc_now() -> datetime:
+    """The wall clock. Everything else takes the time as an argument."""
+    return datetime.now(UTC)
+
+
+def exit_code_of(error: PcmError | None) -> int:
+    """The exit code for an error; 0 for none."""
+    if error is None:
+        return DONE
+    if error.code == "machine.already_running":
+        return ALREADY_RUNNING
+    if error.code == "not_found":
+        return NOT_FOUND
+    if error.code in ("not_allowed", "machine.rights"):
+        return NOT_ALLOWED
+    if error.code.startswith("transfer.") or error.code == "local.unreachable":
+        return NOT_ALLOWED if error.code == "transfer.refused" else UNREACHABLE
+    return FAILED
+
+
+@contextlib.contextmanager
+def equip(places: Places, say: Callable[[str], None], stopping: Callable[[], bool]) -> "Iterator[Equipment]":
+    """Everything a check needs, opened in the right order and closed again. Check 1: one instance, the lock first.
+
+    Raises:
+        MachineError: `machine.already_running`, `machine.unprotected`. RequestError: `not_enrolled`. StoreError: this disk.
+    """
+    machine = this_machine()
+    configuration = load_configuration(places)
+    create_places(places)
+    require_protected(places, machine)
+    with machine.lock_instance(places.work_lock):
+        start = TransferStart(machine, configuration)  # boots while this process imports the rest
+        try:
+            from pcm.service.check import Equipment  # noqa: PLC0415
+            from pcm.service.identity import load_identity  # noqa: PLC0415
+            from pcm.service.sources import Network  # noqa: PLC0415
+            from pcm.service.state import State  # noqa: PLC0415
+            from pcm.transport.client import TransferClient  # noqa: PLC0415
+
+            identity = load_identity(places.identity)
+            network = Network(TransferClient(start, transfer_settings(configuration)), identity, utc_now)
+            try:
+                with State.open(places.state, utc_now()) as state:
+                    yield Equipment(places, machine, configuration, identity, state, network, utc_now, say, stopping)
+            finally:
+                network.close()
+        finally:
+            start.discard()
+
+
+def check(places: Places) -> int:
+    """One check for the supervisor; prints when the next one is due."""
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    try:
+        with equip(places, lambda _: None, lambda: bool(stopped)) as equipment:
+            from pcm.service.check import Check  # noqa: PLC0415
+
+            next_check_s = Check(equipment).perform().next_check_s
+    except PcmError as error:
+        _complain(error)
+        if error.code == "machine.already_running":
+            return ALREADY_RUNNING
+        if error.code in ("not_enrolled", "machine.unprotected"):
+            # somebody has to come; looking often would change nothing
+            _promise(AFTER_TROUBLE_S)
+        return exit_code_of(error)
+    _promise(next_check_s)
+    return DONE
+
+
+def answer(places: Places) -> int:
+    """Answer the local connection on standard input; the exit code says whether a check is wanted."""
+    from pcm.service.local_api import serve  # noqa: PLC0415 - half of a check's imports
+
+    with socket.socket(fileno=os.dup(0)) as connection:
+        return CHECK_NOW if serve(connection, places, this_machine(), utc_now) else DONE
+
+
+def main() -> int:
+    """Process entry: `check` or `answer`, then perhaps `--home DIR`; written by `supervisor` alone."""
+    verb, *rest = sys.argv[1:]
+    home = Path(rest[1]) if rest[:1] == ["--home"] else None
+    places = find_places(home)
+    try:
+        faults.arm(os.environ, home_given=home is not None)
+        return check(places) if verb == "check" else answer(places)
+    except PcmError as error:
+        _complain(error)
+        return exit_code_of(error)
+
+
+def _promise(seconds: int) -> None:
+    sys.stdout.write(f'{{"next_check_s":{seconds}}}\n')
+    sys.stdout.flush()
+
+
+def _complain(error: PcmError) -> None:
+    sys.stderr.write(f"pcmsvc: {error.message} [{error.code}]\n")
+    sys.stderr.flush()
