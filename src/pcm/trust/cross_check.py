@@ -19,7 +19,7 @@ from pcm.protocol.manifest import Manifest, manifest_target, read_manifest
 from pcm.protocol.policy import SitePolicy
 from pcm.trust.approvals import Agreement, check_approvals
 from pcm.trust.codes import refuse, refuse_document
-from pcm.trust.packages import Published
+from pcm.trust.manifests import Published
 
 
 @dataclass(frozen=True)

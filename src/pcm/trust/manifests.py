@@ -6,12 +6,22 @@ for; nothing is parsed. The folder is shared by all refreshes, because a hash ne
 
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pcm.model.errors import StoreError
 from pcm.trust.codes import refuse
 from pcm.trust.fetching import Deadline, Fetch, read_file
+
+
+@dataclass(frozen=True)
+class Published:
+    """What packagers signed about one manifest: its length in bytes and all its hashes (algorithm → hex)."""
+
+    path: str
+    length: int
+    hashes: Mapping[str, str]
 
 
 class Manifests:

@@ -6,7 +6,6 @@ stores the floors in one transaction, after `close`. A team whose metadata does 
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -16,15 +15,7 @@ from pcm.protocol.policy import SitePolicy, read_policy
 from pcm.trust import cache, floors, refresh
 from pcm.trust.codes import refuse, refuse_document
 from pcm.trust.fetching import Deadline, Fetch, read_file
-
-
-@dataclass(frozen=True)
-class Published:
-    """What packagers signed about one manifest: its length in bytes and all its hashes (algorithm → hex)."""
-
-    path: str
-    length: int
-    hashes: Mapping[str, str]
+from pcm.trust.manifests import Published
 
 
 class Packages:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-IDLE = ["codes", "clock", "floors", "envelopes", "approvals", "fetching", "manifests"]
+IDLE = ["codes", "clock", "floors", "envelopes", "approvals", "fetching", "manifests", "cross_check"]
 
 
 @pytest.mark.parametrize("module", IDLE)

@@ -16,7 +16,7 @@ from pcm.protocol.policy import SitePolicy
 from pcm.trust import cross_check as subject
 from pcm.trust.codes import REFUSALS, refuse
 from pcm.trust.cross_check import Accepted, Circumstances, Refused, Release
-from pcm.trust.packages import Published
+from pcm.trust.manifests import Published
 from tests.unit.trust.simulated import ME, SITE, a_manifest, instruction_for, utc_now
 
 
