@@ -35,21 +35,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
 
 
-def _parser() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--home", type=Path, default=argparse.SUPPRESS, help="keep everything below this folder")
+def _everywhere(**default: object) -> argparse.ArgumentParser:
+    """The options that may stand before or after the command: before it with their default, after it without."""
+    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    shared.add_argument("--home", type=Path, help="keep everything below this folder")
     shared.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer in JSON")
+    shared.set_defaults(**default)
+    return shared
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pcmsvc",
         description="The PCM service: installs software with administrator rights, as its site's signed files say.",
         epilog="Exit codes: 0 done, 1 refused or failed, 2 usage, 3 not found, 4 not allowed, 5 unreachable, 6 already running.",
-        parents=[shared],
+        parents=[_everywhere(home=None, json=False)],
     )
-    parser.set_defaults(home=None, json=False)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, command: object, summary: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=summary, description=summary, parents=[shared])
+        added = commands.add_parser(name, help=summary, description=summary, parents=[_everywhere()])
         added.set_defaults(command=command)
         return added
 
