@@ -9,13 +9,13 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, insert, select
 
 from pcm.model.errors import TrustError
 from pcm.protocol import codec
 from pcm.protocol.admin import AuditRow
 from pcm.site.db.database import take_turn
-from pcm.site.db.tables import audit
+from pcm.site.db.tables import AnyRow, audit
 
 BEGINNING = "0" * 64
 SITE = "site"  # the actor of what the site does by itself
@@ -67,7 +67,7 @@ def verify_chain(connection: Connection) -> int:
     return seq
 
 
-def view(row: Row[Any]) -> AuditRow:
+def view(row: AnyRow) -> AuditRow:
     """A row as the API shows it."""
     return AuditRow(**row._asdict())
 

@@ -3,22 +3,24 @@
 Serves steps 2 (shown) and 3 (a job resolves its package here). `packages` fills it. Reads only.
 """
 
+from typing import Any
+
 import msgspec
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Select, func, select
 
 from pcm.model.errors import RequestError
 from pcm.model.instruction import ManifestReference
 from pcm.protocol.admin import Page
 from pcm.protocol.admin_packages import PackageDetail, PackageView, ProgramView, VersionDetail, VersionView
 from pcm.protocol.manifest import Manifest, read_manifest
+from pcm.site.db.tables import AnyRow
 from pcm.site.db.tables_packages import manifests, package_versions, packages, programs, version_platforms
 from pcm.site.pages import Slice, page
 
 _ARGV = msgspec.json.Decoder(tuple[str, ...])
-_Row = Row[tuple[object, ...]]
 
 
-def find_package(connection: Connection, name: str) -> _Row:
+def find_package(connection: Connection, name: str) -> AnyRow:
     """A package's row. Raises RequestError `not_found`."""
     row = connection.execute(select(packages).where(packages.c.name == name[:100])).first()
     if row is None:
@@ -28,7 +30,7 @@ def find_package(connection: Connection, name: str) -> _Row:
     return row
 
 
-def find_version(connection: Connection, package: _Row, version: str | None) -> _Row:
+def find_version(connection: Connection, package: AnyRow, version: str | None) -> AnyRow:
     """A version's row: the one named, or the newest release that is not withdrawn.
 
     Raises:
@@ -95,7 +97,7 @@ def _manifest_bytes(connection: Connection, sha256: str) -> bytes:
     return bytes(body)
 
 
-def _summaries() -> "Select[tuple[object, ...]]":
+def _summaries() -> "Select[*tuple[Any, ...]]":
     counted = (
         select(package_versions.c.package, func.count().label("versions"))
         .group_by(package_versions.c.package)
@@ -114,7 +116,7 @@ def _view_of(connection: Connection, name: str) -> PackageView:
     return _package_view(connection, row)
 
 
-def _package_view(connection: Connection, row: _Row) -> PackageView:
+def _package_view(connection: Connection, row: AnyRow) -> PackageView:
     newest = connection.execute(
         select(package_versions.c.version, package_versions.c.release)
         .where(package_versions.c.package == row.id, package_versions.c.withdrawn.is_(None))
@@ -132,7 +134,7 @@ def _package_view(connection: Connection, row: _Row) -> PackageView:
     )
 
 
-def _version_view(connection: Connection, row: _Row) -> VersionView:
+def _version_view(connection: Connection, row: AnyRow) -> VersionView:
     platforms = connection.execute(
         select(version_platforms.c.platform)
         .where(version_platforms.c.package_version == row.id)

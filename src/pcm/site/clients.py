@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from pcm.model.errors import RequestError
 from pcm.protocol.admin import ClientView, Page
-from pcm.site import audit
-from pcm.site.db.tables import clients
+from pcm.site import audit, job_life
+from pcm.site.db.tables import AnyRow, clients
 from pcm.site.pages import Slice, page
 
 _ID_PREFIX = re.compile(r"[0-9a-f]{4,32}")
@@ -42,7 +42,7 @@ COLUMNS = (
 )
 
 
-def find(connection: Connection, name: str) -> Row[Any]:
+def find(connection: Connection, name: str) -> AnyRow:
     """One client by its id, an unambiguous beginning of it, or its host name.
 
     Raises:
@@ -62,7 +62,7 @@ def find(connection: Connection, name: str) -> Row[Any]:
         raise RequestError(
             f"{name[:80]!r} fits several clients: {shown}. Give more of the id.", code="request.ambiguous"
         )
-    found: Row[Any] = rows[0]
+    found: AnyRow = rows[0]
     return found
 
 
@@ -83,7 +83,7 @@ def count_by_state(connection: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def approve(connection: Connection, client: Row[Any], actor: str, now: datetime) -> None:
+def approve(connection: Connection, client: AnyRow, actor: str, now: datetime) -> None:
     """Let a pending client in, or a quarantined one back in.
 
     Raises:
@@ -91,15 +91,16 @@ def approve(connection: Connection, client: Row[Any], actor: str, now: datetime)
     """
     if client.state not in {"pending", "quarantined"}:
         raise RequestError(f"{client.host_name} is {client.state}; there is nothing to approve.", code="client.state")
-    values: dict[str, Any] = {"state": "enrolled", "note": "", "dirty": True}
+    values: dict[str, Any] = {"state": "enrolled", "note": "", "dirty": True, "unwritten": True}
     if client.state == "quarantined":
-        # the next report begins a new chain: an administrator has looked at it
-        values |= {"last_report_sha256": None, "note": "chain begins anew"}
+        # the next report begins a new chain, at whatever number: an administrator has looked at it
+        values["last_report_sha256"] = None
     _change(connection, client, ("pending", "quarantined"), values)
+    job_life.join(connection, client.id, now)
     audit.record(connection, now, actor, "client.approve", client.client_id, f"{client.host_name}, was {client.state}")
 
 
-def revoke(connection: Connection, client: Row[Any], actor: str, now: datetime) -> None:
+def revoke(connection: Connection, client: AnyRow, actor: str, now: datetime) -> None:
     """Take a client's right to read and report, for good. Its files are removed by the compiler's next round.
 
     Raises:
@@ -117,8 +118,10 @@ def revoke(connection: Connection, client: Row[Any], actor: str, now: datetime) 
 
 
 def quarantine(connection: Connection, client: int, client_id: str, why: str, now: datetime) -> None:
-    """Set a client apart that may exist twice (KB Q162165): it keeps its files, but nothing more is taken from it."""
-    connection.execute(update(clients).where(clients.c.id == client).values(state="quarantined", note=why[:400]))
+    """Set a client apart that may exist twice (KB Q162165): nothing more is taken from it or shown to it."""
+    connection.execute(
+        update(clients).where(clients.c.id == client).values(state="quarantined", note=why[:400], unwritten=True)
+    )
     audit.record(connection, now, audit.SITE, "client.quarantine", client_id, why)
 
 
@@ -134,7 +137,7 @@ def mark_dirty(connection: Connection, ids: Iterable[int]) -> None:
         _mark(connection, chunk)
 
 
-def view(row: Row[Any]) -> ClientView:
+def view(row: AnyRow) -> ClientView:
     """A client as the API shows it."""
     return ClientView(
         client_id=row.client_id,
@@ -157,7 +160,7 @@ def _mark(connection: Connection, ids: list[int]) -> None:
     )
 
 
-def _change(connection: Connection, client: Row[Any], old: tuple[str, ...], values: dict[str, Any]) -> None:
+def _change(connection: Connection, client: AnyRow, old: tuple[str, ...], values: dict[str, Any]) -> None:
     changed = connection.execute(
         update(clients).where(clients.c.id == client.id, clients.c.state.in_(old)).values(**values)
     )

@@ -5,16 +5,15 @@ never drift apart.
 """
 
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from pcm.model.errors import RequestError
 from pcm.model.names import check_name
 from pcm.protocol.admin import Page
 from pcm.protocol.admin_jobs import GroupOrder, GroupView
 from pcm.site import audit, job_life
-from pcm.site.db.tables import clients, group_members, groups, jobs
+from pcm.site.db.tables import AnyRow, clients, group_members, groups, jobs
 from pcm.site.pages import Slice, page
 from pcm.site.targeting import Candidate
 
@@ -28,7 +27,7 @@ def ensure_all(connection: Connection, now: datetime) -> None:
         connection.execute(insert(groups).values(name=ALL, kind="all", created=now))
 
 
-def find(connection: Connection, name: str) -> Row[Any]:
+def find(connection: Connection, name: str) -> AnyRow:
     """One group. Raises RequestError `not_found`."""
     row = connection.execute(select(groups).where(groups.c.name == name[:63])).first()
     if row is None:
@@ -36,7 +35,7 @@ def find(connection: Connection, name: str) -> Row[Any]:
     return row
 
 
-def candidates(connection: Connection, group: Row[Any]) -> list[Candidate]:
+def candidates(connection: Connection, group: AnyRow) -> list[Candidate]:
     """All clients of a group, whatever their state, by dense id. Revoked ones are no members of `all`."""
     query = select(*_CANDIDATE).order_by(clients.c.id)
     if group.kind == "names":
@@ -135,7 +134,7 @@ def names_of(connection: Connection, client: int) -> tuple[str, ...]:
     return tuple(connection.execute(query).scalars())
 
 
-def _size(connection: Connection, group: Row[Any]) -> int:
+def _size(connection: Connection, group: AnyRow) -> int:
     if group.kind == "all":
         query = select(func.count()).select_from(clients).where(clients.c.state != "revoked")
     else:

@@ -5,7 +5,7 @@ The site expires jobs by itself; no client needs to say so (KB Q188042). A cance
 until its client has confirmed (KB Q191338), or was never told. States move only as `pcm.model.assignment` allows.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, and_, exists, insert, or_, select, update
 
@@ -20,6 +20,8 @@ BEFORE_RUNNING = ("offered", "waiting", "downloading", "ready", "asked", "deferr
 # what a cancellation ends: everything that might still run, or run again
 OPEN = (*BEFORE_RUNNING, "running", "unknown", "failed", "not_applicable", "already_installed", "refused")
 PLATFORM = "job.platform"
+# the last zone on earth reaches a wall-clock time twelve hours after UTC does
+LAST_ZONE = timedelta(hours=12)
 
 
 def join(connection: Connection, client: int, now: datetime) -> int:

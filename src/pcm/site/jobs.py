@@ -8,10 +8,9 @@ Bulk: 100,000 clients in seconds (KB Q153087). It signs nothing.
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, insert, select
 
 from pcm.model.errors import RequestError
 from pcm.model.job import JobOrder, check_order, job_id
@@ -20,12 +19,10 @@ from pcm.protocol import codec
 from pcm.protocol.admin_jobs import JobPlan, PlannedClient
 from pcm.protocol.manifest import Manifest
 from pcm.site import audit, catalogue, clients, groups, job_life, repository
-from pcm.site.db.tables import assignments, jobs
+from pcm.site.db.tables import AnyRow, assignments, jobs
 from pcm.site.targeting import Decision, decide_all
 
 SHOWN = 1000
-# the last zone on earth reaches a wall-clock time twelve hours after UTC does
-LAST_ZONE = timedelta(hours=12)
 _CHUNK = 5000
 
 
@@ -34,8 +31,8 @@ class Resolved:
     """An order with everything that it names, checked."""
 
     order: JobOrder
-    group: Row[Any]
-    version: Row[Any]
+    group: AnyRow
+    version: AnyRow
     manifest: Manifest
     program: Program
     argv: tuple[str, ...]
@@ -157,7 +154,7 @@ def site_expiry(order: JobOrder) -> datetime | None:
     """When the site takes a job for expired. Clients expire by themselves, by their own clock."""
     if order.expires_after is None or order.clock == "utc":
         return order.expires_after
-    return order.expires_after.replace(tzinfo=UTC) + LAST_ZONE
+    return order.expires_after.replace(tzinfo=UTC) + job_life.LAST_ZONE
 
 
 def _check_program(connection: Connection, order: JobOrder, manifest: Manifest, program: Program) -> tuple[str, ...]:
@@ -195,7 +192,7 @@ def _check_after(connection: Connection, order: JobOrder) -> None:
             )
 
 
-def _notes(order: JobOrder, group: Row[Any], program: Program, decisions: list[Decision]) -> tuple[str, ...]:
+def _notes(order: JobOrder, group: AnyRow, program: Program, decisions: list[Decision]) -> tuple[str, ...]:
     notes: list[str] = []
     if group.kind == "all" and not program.approvals:
         notes.append("Clients that enrol later get this job too.")

@@ -46,8 +46,8 @@ def publish(
     The same publication again is answered as before, so a packager may repeat one whose answer was lost.
 
     Raises:
-        RequestError: `not_allowed`, `conflict`, `request.metadata`, `request.publication`, `package.immutable`, `package.release`,
-            `package.objects_missing`, `protocol.*`, or the code of a rule that a manifest breaks.
+        RequestError: `not_allowed`, `conflict`, `request.metadata`, `request.publication`, `package.immutable`,
+            `package.release`, `package.objects_missing`, `protocol.*`, or the code of a rule that a manifest breaks.
     """
     take_turn(connection, "publication")
     team = check_name("team", offered.team)

@@ -6,7 +6,7 @@ connects to anything.
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
@@ -20,6 +20,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Row,
     String,
     Table,
     Text,
@@ -37,6 +38,10 @@ metadata = MetaData(
         "ck": "ck_%(table_name)s_%(constraint_name)s",
     }
 )
+
+
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+"""A row of any query; columns are its attributes."""
 
 
 class Moment(TypeDecorator[datetime]):

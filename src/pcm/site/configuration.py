@@ -1,0 +1,144 @@
+"""`site.yaml`: how one site is set up: its name, its address, its database, its servers, its habits.
+
+Serves `pcm site init` (written) and `pcm site serve` (read), before anything else. The list of servers in it is
+what clients get: a change takes effect at the next start, on every client (KB Q199994). It holds no secrets but, at
+most, a database password.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from pcm.content.whole_files import write_whole
+from pcm.model.errors import RequestError
+from pcm.model.names import check_name
+from pcm.model.schedule import Window
+from pcm.protocol.admin import ServerView
+from pcm.transport.locations import parse_location
+
+FILE = "site.yaml"
+MAX_BYTES = 256 * 2**10
+_Days = Annotated[float, msgspec.Meta(gt=0, le=400)]
+_Seconds = Annotated[int, msgspec.Meta(ge=1, le=7 * 86_400)]
+
+
+class Server(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A logon or distribution server. `folder` None: served by the site itself; else the site writes the files there."""
+
+    name: str
+    location: str
+    folder: str | None = None
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The site's habits, each with its default."""
+
+    poll_after_s: Annotated[int, msgspec.Meta(ge=5, le=7 * 86_400)] = 1800
+    instruction_days: _Days = 30.0
+    lease_days: _Days = 3.0
+    report_retention_days: _Days = 30.0
+    tick_s: Annotated[float, msgspec.Meta(ge=0.05, le=3600)] = 30.0
+    min_client_version: str = "0"
+    max_pending: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 10_000
+    windows: tuple[Window, ...] = ()
+    transfer_account: str = "_pcm"
+
+
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PEM files, relative to the site's folder. `authority`: for the enrolment kit, if the system does not know it."""
+
+    certificate: str
+    key: str
+    authority: str | None = None
+
+
+class SiteConfiguration(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One site. `url`: its public address; `listen`: host and port; `database`: SQLAlchemy URL, relative for SQLite."""
+
+    name: str
+    url: str
+    logon: Annotated[tuple[Server, ...], msgspec.Meta(min_length=1, max_length=32)]
+    distribution: Annotated[tuple[Server, ...], msgspec.Meta(min_length=1, max_length=32)]
+    listen: str = "127.0.0.1:8440"
+    database: str = "sqlite:///site.db"
+    tls: Tls | None = None
+    settings: Settings = Settings()
+
+    def servers(self) -> tuple[ServerView, ...]:
+        """All servers in order of preference, as clients reach them."""
+        logon = (ServerView(each.name, "logon", parse_location(each.location).url, each.folder) for each in self.logon)
+        distribution = (
+            ServerView(each.name, "distribution", parse_location(each.location).url, each.folder)
+            for each in self.distribution
+        )
+        return (*logon, *distribution)
+
+    def address(self) -> tuple[str, int]:
+        """Host and port to listen at.
+
+        Raises:
+            RequestError: `request.configuration`.
+        """
+        host, _, port = self.listen.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise RequestError(f"listen: {self.listen!r} is not host:port.", code="request.configuration")
+        return host.strip("[]"), int(port)
+
+    def database_url(self, folder: Path) -> str:
+        """The database's URL, with a relative SQLite file below the site's folder."""
+        prefix = "sqlite:///"
+        if self.database.startswith(prefix) and not self.database.startswith(prefix + "/"):
+            return f"{prefix}{folder.absolute()}/{self.database.removeprefix(prefix)}"
+        return self.database
+
+
+def check(configuration: SiteConfiguration) -> SiteConfiguration:
+    """Return `configuration` if everything in it fits together.
+
+    Raises:
+        RequestError: `request.name`, `request.location`, `request.configuration`.
+    """
+    check_name("site", configuration.name)
+    if parse_location(configuration.url).kind == "directory":
+        raise RequestError("url: the site's own address begins with http:// or https://.", code="request.configuration")
+    configuration.address()
+    for listed in (configuration.logon, configuration.distribution):
+        names = [check_name("server", server.name) for server in listed]
+        for server in listed:
+            parse_location(server.location)
+        if len(set(names)) != len(names):
+            raise RequestError("Two servers of one kind have the same name.", code="request.configuration")
+        if sum(server.folder is None for server in listed) > 1:
+            raise RequestError(
+                "Only one server of each kind can be the site itself; give the others a folder.",
+                code="request.configuration",
+            )
+    return configuration
+
+
+def read(folder: Path) -> SiteConfiguration:
+    """Read `site.yaml` of a site's folder.
+
+    Raises:
+        RequestError: `not_found`; `request.configuration`, naming the key.
+    """
+    path = folder / FILE
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES)
+    except FileNotFoundError:
+        raise RequestError(
+            f"There is no site in {folder} ({FILE} is missing). `pcm site init` makes one.", code="not_found"
+        ) from None
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}.", code="request.configuration") from error
+    try:
+        return check(msgspec.yaml.decode(data, type=SiteConfiguration))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"{path}: {error}.", code="request.configuration") from None
+
+
+def write(folder: Path, configuration: SiteConfiguration) -> None:
+    """Write `site.yaml`, readable by its owner only (it may hold a database password)."""
+    write_whole(folder / FILE, msgspec.yaml.encode(check(configuration)), mode=0o600)

@@ -1,0 +1,134 @@
+"""What the database holds, put into folders; and put there again when it is missing.
+
+Serves steps 2 and 5 at the start and at every tick of the site: distribution folders get the package repository,
+logon folders the roots of the instruction repository; `compile` writes each client's own files. Everything here may
+be done twice, or be interrupted.
+"""
+
+from sqlalchemy import delete, insert, select, update
+
+from pcm.content.objects import pieces_of
+from pcm.distribution.folder import DistributionFolder
+from pcm.protocol.admin import ServerView
+from pcm.site import audit, catalogue, repository
+from pcm.site.authority import Site
+from pcm.site.compile import mark_all
+from pcm.site.db.tables import clients, servers
+from pcm.site.db.tables_packages import package_versions, repository_files
+from pcm.site.intake import DROP_FOLDER
+
+_CHUNK = 500
+
+
+def publish_unwritten(site: Site) -> bool:
+    """Write what is signed and not yet on all distribution folders; whether there was anything.
+
+    Raises:
+        StoreError: a folder cannot be written. What is there is valid; the rest follows at the next tick.
+    """
+    with site.database.read() as connection:
+        files, written = repository.files_to_write(connection)
+    if not files:
+        return False
+    for folder in site.distribution:
+        folder.publish(files)
+    with site.database.write() as connection:
+        repository.mark_written(connection, written)
+    return True
+
+
+def fill_new_folders(site: Site) -> None:
+    """Give a distribution folder that is new (or was lost) everything: objects first, then metadata (KB Q235837)."""
+    for folder in site.distribution:
+        if folder.read("metadata/timestamp.json") is not None:
+            continue
+        _copy_objects(site, folder)
+        with site.database.read() as connection:
+            files, _ = repository.files_to_write(connection, everything=True)
+        folder.publish(files)
+
+
+def write_roots(site: Site) -> None:
+    """Put every root of the instruction repository on every logon folder, and a drop folder on those that others serve."""
+    with site.database.read() as connection:
+        rows = connection.execute(
+            select(repository_files.c.version, repository_files.c.body).where(
+                repository_files.c.repository == repository.INSTRUCTIONS, repository_files.c.role == "root"
+            )
+        ).all()
+    for place in site.logon:
+        missing = {
+            name: bytes(row.body) for row in rows if place.folder.read(name := f"roots/{row.version}.root.json") is None
+        }
+        place.folder.write(missing)
+        if not place.own:
+            drop = place.folder.root / DROP_FOLDER
+            drop.mkdir(parents=True, exist_ok=True)
+            # reports are signed; anybody may leave one, nobody may remove another's
+            drop.chmod(0o1777)
+
+
+def find_missing_clients(site: Site) -> int:
+    """Mark clients whose files are not where they should be; how many."""
+    with site.database.read() as connection:
+        rows = connection.execute(
+            select(clients.c.id, clients.c.client_id, clients.c.targets_version).where(
+                clients.c.state == "enrolled", clients.c.targets_version > 0, ~clients.c.unwritten
+            )
+        ).all()
+    missing = [
+        row.id
+        for row in rows
+        if any(
+            not (place.folder.root / "clients" / row.client_id / f"{row.targets_version}.targets.json").exists()
+            for place in site.logon
+        )
+    ]
+    for start in range(0, len(missing), _CHUNK):
+        with site.database.write() as connection:
+            connection.execute(
+                update(clients).where(clients.c.id.in_(missing[start : start + _CHUNK])).values(unwritten=True)
+            )
+    return len(missing)
+
+
+def take_up_servers(site: Site) -> bool:
+    """Compare the servers of `site.yaml` with those that clients were told; if they differ, tell all (KB Q199994)."""
+    wanted = site.configuration.servers()
+    with site.database.write() as connection:
+        rows = connection.execute(select(servers).order_by(servers.c.kind.desc(), servers.c.position)).all()
+        known = tuple(ServerView(row.name, row.kind, row.location, row.folder) for row in rows)
+        if known == wanted:
+            return False
+        connection.execute(delete(servers))
+        connection.execute(
+            insert(servers),
+            [
+                {
+                    "kind": server.kind,
+                    "name": server.name,
+                    "location": server.location,
+                    "folder": server.folder,
+                    "position": position,
+                }
+                for position, server in enumerate(wanted)
+            ],
+        )
+        if known:
+            mark_all(connection)
+        names = ", ".join(f"{server.kind} {server.name}" for server in wanted)
+        audit.record(connection, site.clock(), audit.SITE, "servers.change", site.name, names)
+    return True
+
+
+def _copy_objects(site: Site, folder: DistributionFolder) -> None:
+    with site.database.read() as connection:
+        hashes = connection.execute(select(package_versions.c.manifest_sha256)).scalars().all()
+        lengths = {
+            file.sha256: file.length for sha256 in hashes for file in catalogue.load_manifest(connection, sha256).files
+        }
+    for sha256, length in lengths.items():
+        source = next((other for other in site.distribution if other is not folder and other.objects.has(sha256)), None)
+        if source is not None and not folder.objects.has(sha256):
+            with source.objects.open(sha256) as file:
+                folder.objects.put(sha256, length, pieces_of(file))

@@ -1,0 +1,238 @@
+"""One status report: is it the next one, and what does it change?
+
+Step 12 of 12: `intake` has verified the client's signature and holds the transaction. A report is accepted if its
+number is the next and its chain fits; the same again is acknowledged again; another one under a number that was
+used, or with another past, means that the client exists twice (a clone, a restored snapshot) and quarantines it.
+States move only as the table allows: a late or doubled report never overwrites the truth (KB Q152229, Q150026,
+Q166833); what does not fit is kept as a note. Times are the site's own (KB Q172899).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, insert, select, update
+
+from pcm.model.assignment import State, can_move
+from pcm.protocol.report import Outcome, Refusal, Report, RunResult
+from pcm.site import clients as client_rows
+from pcm.site import job_life
+from pcm.site.db.tables import AnyRow, assignments, clients, refusals, reports, results
+from pcm.site.enrolment import clean, facts_columns
+
+
+class Received(NamedTuple):
+    """A report whose signature holds. `report` None: its payload cannot be read beyond its number and chain."""
+
+    client_id: str
+    seq: int
+    prev_sha256: str | None
+    payload_sha256: str
+    envelope: bytes
+    report: Report | None
+
+
+class Verdict(NamedTuple):
+    """What came of it. `code` empty: accepted or known already. `acknowledged`: the newest number the site has."""
+
+    acknowledged: int
+    code: str = ""
+    reason: str = ""
+
+
+def receive(connection: Connection, client: AnyRow, received: Received, *, dropped: bool, now: datetime) -> Verdict:
+    """Take one report in, in the caller's transaction, which has locked the client's row.
+
+    Args:
+        client: Its row: id, client_id, last_seq, last_report_sha256.
+        dropped: It came as a file, so its acknowledgement must go by the instruction file.
+    """
+    if client.last_seq and client.last_report_sha256 is None:
+        pass  # quarantine was lifted: the chain begins anew with this report
+    elif received.seq <= client.last_seq:
+        return _repeated(connection, client, received, now)
+    elif received.seq > client.last_seq + 1:
+        _note(connection, client.id, "report.gap", f"number {received.seq} came after {client.last_seq}", now)
+        return Verdict(client.last_seq, "report.gap", f"report {client.last_seq + 1} is missing before {received.seq}")
+    elif received.prev_sha256 != client.last_report_sha256:
+        return _fork(connection, client, received, now)
+    values: dict[str, Any] = {
+        "last_seq": received.seq,
+        "last_report_sha256": received.payload_sha256,
+        "last_seen": now,
+    }
+    if dropped:
+        values |= {"dropped_seq": received.seq, "dirty": True}
+    if received.report is not None:
+        values |= _apply(connection, client, received.report, now)
+    connection.execute(update(clients).where(clients.c.id == client.id).values(**values))
+    connection.execute(
+        insert(reports).values(
+            client=client.id,
+            seq=received.seq,
+            payload_sha256=received.payload_sha256,
+            envelope=received.envelope,
+            received=now,
+        )
+    )
+    return Verdict(received.seq)
+
+
+def _repeated(connection: Connection, client: AnyRow, received: Received, now: datetime) -> Verdict:
+    if received.seq == client.last_seq:
+        known: str | None = client.last_report_sha256
+    else:
+        known = connection.execute(
+            select(reports.c.payload_sha256).where(reports.c.client == client.id, reports.c.seq == received.seq)
+        ).scalar()
+    # None: so old that it is no longer kept; it changes nothing
+    if known is None or known == received.payload_sha256:
+        return Verdict(client.last_seq)
+    return _fork(connection, client, received, now)
+
+
+def _fork(connection: Connection, client: AnyRow, received: Received, now: datetime) -> Verdict:
+    why = f"report {received.seq} has another past than the one that the site knows: the client exists twice, or was restored"
+    client_rows.quarantine(connection, client.id, client.client_id, why, now)
+    _note(connection, client.id, "report.fork", why, now)
+    return Verdict(client.last_seq, "report.fork", why)
+
+
+def _apply(connection: Connection, client: AnyRow, report: Report, now: datetime) -> dict[str, Any]:
+    """Write what the report says; the client's own new columns."""
+    _keep_refusals(connection, client.id, report.refusals, now)
+    if report.outcomes:
+        jobs = sorted({outcome.job for outcome in report.outcomes})
+        rows = connection.execute(
+            select(assignments).where(assignments.c.client == client.id, assignments.c.job.in_(jobs)).with_for_update()
+        )
+        standing = {row.job: _Standing(row) for row in rows}
+        for outcome in report.outcomes:
+            _take_outcome(connection, client.id, standing.get(outcome.job), outcome, now)
+        for each in standing.values():
+            each.save(connection, now)
+    job_life.confirm_silent(connection, client.id, report.serial, now)
+    values: dict[str, Any] = {"stands_on": report.serial}
+    if report.ledger_head is not None:
+        values["ledger_head"] = report.ledger_head
+    if report.facts is not None:
+        values |= facts_columns(report.facts)
+    return values
+
+
+class _Standing:
+    """One assignment while a report's outcomes pass over it."""
+
+    def __init__(self, row: AnyRow) -> None:
+        self.id = row.id
+        self.generation = row.generation
+        self.state = State(row.state)
+        self.cancelling = row.cancelling
+        self.values: dict[str, Any] = {}
+
+    def move(self, outcome: Outcome) -> None:
+        """Follow one legal outcome."""
+        state = outcome.state
+        if state is State.WITHDRAWN and self.cancelling and can_move(self.state, State.CANCELLED):
+            state = State.CANCELLED  # the client has confirmed (KB Q191338)
+        self.values |= {"state": state.value, "code": clean(outcome.code), "reason": clean(outcome.reason)}
+        if state in {State.CANCELLED, State.WITHDRAWN, State.SUCCEEDED, State.EXPIRED}:
+            self.values["cancelling"] = self.cancelling = False
+        self.state = state
+
+    def save(self, connection: Connection, now: datetime) -> None:
+        """Write the last state, once."""
+        if self.values:
+            connection.execute(
+                update(assignments).where(assignments.c.id == self.id).values(changed=now, **self.values)
+            )
+
+
+def _take_outcome(
+    connection: Connection, client: int, standing: _Standing | None, outcome: Outcome, now: datetime
+) -> None:
+    if outcome.result is not None:
+        _keep_result(connection, client, outcome, outcome.result, now)
+    if outcome.state is State.REFUSED:
+        said = Refusal(outcome.code or "refused", outcome.at, outcome.reason, outcome.instruction)
+        _keep_refusals(connection, client, (said,), now, job=outcome.job)
+    if standing is None:
+        _note(connection, client, "report.unknown_assignment", f"an outcome for job {outcome.job}", now, outcome.job)
+    elif outcome.generation != standing.generation:
+        _note(
+            connection,
+            client,
+            "report.other_generation",
+            f"{outcome.state.value} for generation {outcome.generation}; the job is at {standing.generation}",
+            now,
+            outcome.job,
+        )
+    elif not can_move(standing.state, outcome.state):
+        _note(
+            connection,
+            client,
+            "report.illegal_move",
+            f"{standing.state.value} cannot become {outcome.state.value}; it stays {standing.state.value}",
+            now,
+            outcome.job,
+        )
+    else:
+        standing.move(outcome)
+
+
+def _keep_result(connection: Connection, client: int, outcome: Outcome, result: RunResult, now: datetime) -> None:
+    known = connection.execute(
+        select(results.c.id).where(results.c.client == client, results.c.run == result.run)
+    ).first()
+    if known is not None:
+        return
+    connection.execute(
+        insert(results).values(
+            run=result.run,
+            client=client,
+            job=clean(outcome.job),
+            generation=outcome.generation,
+            started=result.started.astimezone(UTC),
+            ended=result.ended.astimezone(UTC),
+            received=now,
+            exit_code=result.exit_code,
+            exit_class=clean(result.exit_class),
+            timed_out=result.timed_out,
+            detected=result.detected,
+            output_tail=clean(result.output_tail),
+            output_bytes=result.output_bytes,
+        )
+    )
+
+
+def _keep_refusals(
+    connection: Connection, client: int, said: Sequence[Refusal], now: datetime, *, job: str | None = None
+) -> None:
+    if said:
+        connection.execute(
+            insert(refusals),
+            [
+                {
+                    "client": client,
+                    "job": None if job is None else clean(job),
+                    "code": clean(refusal.code),
+                    "at": refusal.at.astimezone(UTC),
+                    "received": now,
+                    "reason": clean(refusal.reason),
+                    "source": clean(refusal.source),
+                    "count": refusal.count,
+                }
+                for refusal in said
+            ],
+        )
+
+
+def _note(connection: Connection, client: int, code: str, reason: str, now: datetime, job: str | None = None) -> None:
+    """Something that the site itself did not take: shown beside the client's own refusals."""
+    _keep_refusals(connection, client, (Refusal(code, now, reason, "site"),), now, job=job)
+
+
+def digest(payload: bytes) -> str:
+    """How a report is named in the chain."""
+    return hashlib.sha256(payload).hexdigest()
