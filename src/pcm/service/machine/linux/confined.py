@@ -23,8 +23,6 @@ def main() -> None:
     """Read what `linux.spawning.spawn` wrote on the command line and become that program."""
     module, function, user, group, memory, files, processes, size, parent = sys.argv[1 : 1 + _OWN_ARGUMENTS]
     sys.argv = [module, *sys.argv[1 + _OWN_ARGUMENTS :]]
-    if not module.startswith("pcm."):
-        raise SystemExit(f"{module} is no module of this project")
     called: Callable[[list[str]], int | None] = getattr(importlib.import_module(module), function)
     if user != "-":
         limits = Limits(int(memory), int(files), int(processes), int(size))

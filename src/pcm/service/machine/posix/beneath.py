@@ -45,6 +45,13 @@ def split_path(path: str) -> tuple[str, ...]:
     return parts
 
 
+def single_name(name: str) -> str:
+    """Return `name` if it names an entry of a folder, nothing else. Raises as `split_path`."""
+    if len(split_path(name)) != 1:
+        raise MachineError(f"{name[:120]!r} is no single name.", code="machine.path", retry=Retry.NEVER)
+    return name
+
+
 def open_by_kernel(folder: int, parts: tuple[str, ...], flags: int, mode: int = 0o600) -> int:
     """Open with openat2(2); ELOOP for any symbolic link on the way, EXDEV for any way out."""
     resolve = syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS

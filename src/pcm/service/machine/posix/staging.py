@@ -20,7 +20,7 @@ from typing import Protocol, Self
 from pcm.model.errors import MachineError, PcmError, Retry, TrustError
 from pcm.model.paths import check_relative_path
 from pcm.service.machine.durable import storing_error, write_all
-from pcm.service.machine.posix.beneath import Opener, best_opener, open_folder, open_regular, split_path
+from pcm.service.machine.posix.beneath import Opener, best_opener, open_folder, open_regular, single_name, split_path
 from pcm.service.machine.posix.protected import open_protected
 from pcm.service.machine.posix.removal import remove_tree
 
@@ -74,7 +74,7 @@ class StagingDirectory:
                 `machine.staging_exists` if the run already has one (`remove_staging` first).
             StoreError: `store.full`.
         """
-        (name,) = split_path(run_id)
+        name = single_name(run_id)
         parent = open_protected(root)
         try:
             if os.fstatvfs(parent).f_flag & os.ST_NOEXEC:
@@ -101,7 +101,7 @@ class StagingDirectory:
         Raises:
             MachineError: `machine.unprotected`, also if it is not there.
         """
-        (name,) = split_path(run_id)
+        name = single_name(run_id)
         return cls(root / name, open_protected(root / name), reader_group=reader_group, opener=opener)
 
     def add(self, file: StagedFile, chunks: Iterable[bytes]) -> None:
@@ -289,7 +289,7 @@ def remove_staging(root: Path, run_id: str) -> None:
     Raises:
         MachineError: `machine.unprotected`, `machine.remove`, `machine.mounted`.
     """
-    (name,) = split_path(run_id)
+    name = single_name(run_id)
     parent = open_protected(root)
     try:
         remove_tree(parent, name)
