@@ -94,7 +94,7 @@ def _copy(opened: Answer, answer: Callable[[bytes], None]) -> TransferError | No
     return None
 
 
-def main() -> int:
+def main(_arguments: list[str] | None = None) -> int:
     """Run as a process. Exit code 0: the input ended; 70: the privileged side said something unreadable."""
     from pcm.transport.hardening import harden  # noqa: PLC0415 - not for `serve` inside another process
 
