@@ -1,1 +1,1 @@
-"""The PCM application: what the person at the computer sees and asks for. It has no rights of its own."""
+"""The PCM application `pcmapp`: what the logged-on user sees, chooses and postpones. Unprivileged; asks the service."""

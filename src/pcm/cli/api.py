@@ -7,7 +7,7 @@ redirects are not followed, answers are bounded. It decides nothing, and every v
 import ipaddress
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, overload
 from urllib.parse import quote
 
 import httpx
@@ -66,9 +66,15 @@ class Api:
         answer: T = self._call("GET", path, shape, query=query)
         return answer
 
-    def post(self, path: str, body: Any, shape: type[T]) -> T:
-        """Order. `body`: a msgspec value, or None."""
-        answer: T = self._call("POST", path, shape, body=body)
+    @overload
+    def post(self, path: str, body: Any, shape: type[T]) -> T: ...
+
+    @overload
+    def post(self, path: str, body: Any, shape: None) -> None: ...
+
+    def post(self, path: str, body: Any, shape: Any) -> Any:
+        """Order. `body`: a msgspec value, or None; `shape` None: the answer is not read."""
+        answer: Any = self._call("POST", path, shape, body=body)
         return answer
 
     def put(self, path: str, body: Any, shape: type[T]) -> T:

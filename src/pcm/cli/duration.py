@@ -23,10 +23,10 @@ class Duration(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Read it."""
-        seconds = value if isinstance(value, int) else parse_duration(str(value))
-        if not seconds:
+        seconds = value if isinstance(value, int) else 0 if value == "0" else parse_duration(str(value))
+        if seconds is None:
             self.fail(f"{value!r} is no span of time: write it like 90s, 20m, 1h30m or 7d.", param, ctx)
-        return int(seconds)
+        return seconds
 
 
 class Moment(click.ParamType[datetime]):

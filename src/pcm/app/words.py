@@ -1,0 +1,92 @@
+"""How the service's states and times read to the person at the computer.
+
+Serves steps 9 and 12, under `pcm.app`. Pure: the time is always an argument.
+"""
+
+from datetime import datetime, timedelta
+
+from pcm.app.columns import DIM, GREEN, RED, YELLOW
+from pcm.protocol.local import Item
+
+_STATES = {
+    "offered": ("available", ""),
+    "waiting": ("planned", ""),
+    "downloading": ("downloading", YELLOW),
+    "ready": ("ready", ""),
+    "asked": ("asks you", YELLOW),
+    "deferred": ("postponed", YELLOW),
+    "running": ("running", YELLOW),
+    "succeeded": ("done", GREEN),
+    "failed": ("failed", RED),
+    "restart_pending": ("needs a restart", YELLOW),
+    "unknown": ("being checked", YELLOW),
+    "not_applicable": ("not for here", DIM),
+    "already_installed": ("already there", GREEN),
+    "refused": ("refused", RED),
+    "expired": ("expired", DIM),
+    "withdrawn": ("withdrawn", DIM),
+    "cancelled": ("cancelled", DIM),
+}
+OVER = frozenset(
+    {"succeeded", "failed", "already_installed", "not_applicable", "refused", "expired", "withdrawn", "cancelled"}
+)
+
+
+def state_of(item: Item) -> tuple[str, str]:
+    """An item's state in words, and its style."""
+    if item.purpose == "optional" and item.can_run and item.state in {"offered", "waiting", "ready"}:
+        return "available", GREEN
+    return _STATES.get(item.state, (item.state, ""))
+
+
+def what(item: Item) -> str:
+    """`jq 1.7` for an installation, `jq 1.7 (uninstall)` for the rest."""
+    title = f"{item.package} {item.version}"
+    return title if item.program == "install" else f"{title} ({item.program})"
+
+
+def when(item: Item, now: datetime) -> str:
+    """The time that matters most about an item."""
+    if item.state in OVER:
+        return clock(item.ended or item.changed, now)
+    if item.not_before is not None and item.not_before > now:
+        return f"not before {clock(item.not_before, now)}"
+    if item.deadline is not None:
+        return f"by {clock(item.deadline, now)}"
+    if item.expires is not None:
+        return f"until {clock(item.expires, now)}"
+    return ""
+
+
+def clock(moment: datetime | None, now: datetime) -> str:
+    """A time as people here say it: `14:30`, `tomorrow 08:00`, `Tue 14 Apr 08:00`."""
+    if moment is None:
+        return ""
+    local, today = moment.astimezone(), now.astimezone().date()
+    day = {0: "", 1: "tomorrow ", -1: "yesterday "}.get((local.date() - today).days)
+    if day is None:
+        names = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+        months = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+        year = "" if local.year == today.year else f" {local.year}"
+        day = f"{names[local.weekday()]} {local.day} {months[local.month - 1]}{year} "
+    return f"{day}{local:%H:%M}"
+
+
+def read_moment(text: str, now: datetime) -> datetime:
+    """Read a time that somebody at this computer wrote: `18:30` (the next one), `+2h`, `2026-01-31 18:30`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    text = text.strip()
+    if text.startswith("+"):
+        amount, unit = text[1:-1], text[-1:]
+        seconds = {"m": 60, "h": 3600, "d": 86_400}.get(unit)
+        if seconds is None or not amount.isascii() or not amount.isdigit() or len(amount) > 5:
+            raise ValueError(text)
+        return now + timedelta(seconds=int(amount) * seconds)
+    if len(text) == 5 and text[2] == ":" and (text[:2] + text[3:]).isascii() and (text[:2] + text[3:]).isdigit():
+        local = now.astimezone().replace(tzinfo=None)
+        wanted = local.replace(hour=int(text[:2]), minute=int(text[3:]), second=0, microsecond=0)
+        return (wanted if wanted > local else wanted + timedelta(days=1)).astimezone()
+    return datetime.fromisoformat(text).astimezone()
