@@ -26,23 +26,29 @@ def write_whole(path: Path, content: bytes | Iterable[bytes], *, mode: int = 0o6
     Raises:
         StoreError: `store.disk_full`, `store.not_writable`.
     """
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
         try:
-            with os.fdopen(descriptor, "wb", 0) as file:
-                for piece in (content,) if isinstance(content, bytes) else content:
-                    write_all(file.fileno(), piece)
-                os.fchmod(file.fileno(), mode)
+            for piece in (content,) if isinstance(content, bytes) else content:
+                with storing(path):  # only the writing: whoever makes the pieces has errors of their own
+                    write_all(descriptor, piece)
+            with storing(path):
+                os.fchmod(descriptor, mode)
                 if durable:
-                    os.fsync(file.fileno())
+                    os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        with storing(path):
             temporary.rename(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-        if durable:
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    if durable:
+        with storing(path):
             sync_folder(path.parent)
 
 

@@ -110,12 +110,14 @@ class HostileServer:
         bodies: Path (without the first slash) to a body that is served correctly, whatever it contains.
 
     Attributes:
+        answers: Path to a whole answer, head included, that is sent as it is; may be changed while the server runs.
         url: `http://127.0.0.1:port`.
         requests: The head of each request that came, in order.
     """
 
     def __init__(self, bodies: dict[str, bytes] | None = None) -> None:
         self._bodies = bodies or {}
+        self.answers: dict[str, bytes] = {}
         self._stop = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads: list[threading.Thread] = []
@@ -160,7 +162,9 @@ class HostileServer:
                 head += data
             self.requests.append(head)
             name = head.split(b" ")[1].decode("latin-1").partition("?")[0].strip("/")
-            if name in self._bodies:
+            if name in self.answers:
+                misbehave = _once(self.answers[name])
+            elif name in self._bodies:
                 body = self._bodies[name]
                 misbehave = _once(OK + f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
             else:

@@ -5,13 +5,18 @@ as `python -I -m pcm.transport.transfer`, it reads requests from standard input 
 `framing`), one at a time, until its input ends. It alone parses HTTP, TLS and zstd; so a fault there is a fault in a process
 that may not write files, start programs or read anything of the service's. It holds no key, verifies no signature and
 decides nothing. It imports only the standard library, and zstandard when first asked to decode.
+
+The service imports this module before it gives up its rights in the child. Where the account without rights could not read
+the interpreter's libraries, everything that is usually imported on demand is imported here and then.
 """
 
 import contextlib
+import importlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import BinaryIO
 
 from pcm.model.errors import TransferError
@@ -92,6 +97,20 @@ def _copy(opened: Answer, answer: Callable[[bytes], None]) -> TransferError | No
     except TransferError as error:
         return error
     return None
+
+
+ON_DEMAND = ("zstandard", "encodings.idna", "pcm.transport.hardening")
+
+
+def open_to_all(paths: Iterable[str]) -> bool:
+    """Whether every account may look into these folders; those that do not exist do not count."""
+    folders = {folder for path in paths for folder in (Path(path), *Path(path).parents)}
+    return all(folder.stat().st_mode & 0o001 for folder in folders if folder.is_dir())
+
+
+if os.geteuid() == 0 and not open_to_all(sys.path):
+    for _name in ON_DEMAND:
+        importlib.import_module(_name)
 
 
 def main(_arguments: list[str] | None = None) -> int:

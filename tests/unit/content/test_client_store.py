@@ -1,9 +1,8 @@
 """The client's store: what it gives is right or an error, and what nobody wants goes."""
 
-import errno
 import hashlib
 import os
-from collections.abc import Iterator
+import resource
 from pathlib import Path
 
 import pytest
@@ -85,12 +84,13 @@ def test_a_name_that_is_no_hash_never_becomes_a_path(store: ClientStore) -> None
 
 
 def test_a_full_disk_is_said_so_and_leaves_nothing(store: ClientStore) -> None:
-    def full() -> Iterator[bytes]:
-        yield b"con"
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(StoreError) as caught:
-        store.add(sha(b"content"), 7, full(), "test")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3, limits[1]))  # what a disk with three bytes left would allow
+    try:
+        with pytest.raises(StoreError) as caught:
+            add(store, b"content")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.code == "store.disk_full"
     assert not any(path.is_file() for path in store.root.rglob("*"))
 
