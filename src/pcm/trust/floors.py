@@ -4,6 +4,10 @@ Serves step 6, checks 5 and 8 (design: 'What the client checks'). They outlive e
 them in its database and stores the raised ones in the transaction that makes a refreshed copy current. Pure; the
 caller reads the clock.
 
+Logon servers sign their leases (timestamp and snapshot) each with a key of its own and renew them when they like, so
+these two roles have a floor per key: `timestamp/<key id>`. A client may then go from one server to another whose lease
+is hours older, while each server by itself can never go back; what the client is to do (targets) has one floor for all.
+
 A floor never goes down, with one exception: when a new root (for a team: new top-level targets) takes a key from a
 role, that role's floor is forgotten, because whoever had the key may have pushed the versions up out of reach (TUF
 specification 1.0.31, 5.3.11).
@@ -18,6 +22,7 @@ from pcm.model.errors import PcmError, Retry, TransferError
 from pcm.trust.codes import refuse
 
 TOLERANCE_MS = 120_000
+_DATED = ("timestamp", "snapshot", "targets")
 LAST_MOMENT_S = 253_402_300_799  # the end of the year 9999, where datetime ends
 
 
@@ -65,17 +70,24 @@ def forget_revoked(floors: Floors, offered: Floors) -> Floors:
     Returns:
         The floors to check `offered` against.
     """
-    return Floors(
-        {
-            role: floor
-            for role, floor in floors.roles.items()
-            if role == "root" or not _lost_key(floor, offered.roles.get(role))
-        }
-    )
+    now = {_plain(role): set(floor.keys) for role, floor in offered.roles.items()}
+    return Floors({role: floor for role, floor in floors.roles.items() if not _lost_key(role, floor, now)})
 
 
-def _lost_key(floor: Floor, now: Floor | None) -> bool:
-    return now is not None and not set(floor.keys) <= set(now.keys)
+def leased(role: str, key: str) -> str:
+    """The name of a role's floor for one lease key."""
+    return f"{role}/{key}"
+
+
+def _plain(role: str) -> str:
+    return role.partition("/")[0]
+
+
+def _lost_key(role: str, floor: Floor, now: Mapping[str, set[str]]) -> bool:
+    plain, _, lease = role.partition("/")
+    if plain == "root" or plain not in now:
+        return False
+    return not ({lease} if lease else set(floor.keys)) <= now[plain]
 
 
 def check(floors: Floors, offered: Floors, name: str) -> None:
@@ -111,7 +123,8 @@ def check_dated(floors: Floors, offered: Floors, now_ms: int, name: str) -> None
         TransferError: `transfer.stale_server`, to be asked elsewhere or later.
         TrustError: `trust.rollback`.
     """
-    for role in ("timestamp", "snapshot", "targets"):
+    dated = [role for role in offered.roles if _plain(role) in _DATED]
+    for role in sorted(dated, key=lambda role: _DATED.index(_plain(role))):
         behind = floors.version(role) - offered.version(role)
         if behind <= 0:
             continue
@@ -131,7 +144,7 @@ def dated_floor_s(floors: Floors) -> float:
 
     It falls when a revoked key's floor is forgotten, so a stolen lease key cannot set this client's idea of time for ever.
     """
-    latest = max(floors.version(role) for role in ("timestamp", "snapshot", "targets"))
+    latest = max((floor.version for role, floor in floors.roles.items() if _plain(role) in _DATED), default=0)
     return min(latest / 1000, LAST_MOMENT_S)
 
 

@@ -22,7 +22,7 @@ from pcm.model.errors import PcmError, StoreError, TrustError
 from pcm.trust import cache, roots
 from pcm.trust.codes import refuse
 from pcm.trust.fetching import NOT_FOUND, Deadline, Fetch, read_file
-from pcm.trust.floors import Floor, Floors
+from pcm.trust.floors import Floor, Floors, leased
 
 _T = TypeVar("_T")
 # Every refresh starts from the pinned root and walks all roots since, so this bounds a site's life, not one refresh.
@@ -123,7 +123,7 @@ class Refreshed:
         self.snapshot: Snapshot = self._read("snapshot")
         self.targets: Targets = self._read("targets")
         self._floors = {
-            role: Floor(signed.version, tuple(self.root.roles[role].keyids))
+            self._floor_name(role): Floor(signed.version, tuple(self.root.roles[role].keyids))
             for role, signed in (
                 ("root", self.root),
                 ("timestamp", self.timestamp),
@@ -133,8 +133,18 @@ class Refreshed:
         }
 
     def _read(self, role: str) -> Any:
+        return self._load(role).signed
+
+    def _load(self, role: str) -> Metadata[Any]:
         # tuf has just written or verified these very files; its own set of trusted metadata is private.
-        return Metadata.from_file(str(self.folder / f"{role}.json")).signed
+        return Metadata.from_file(str(self.folder / f"{role}.json"))
+
+    def _floor_name(self, role: str) -> str:
+        if self._repository.kind != roots.INSTRUCTIONS or role not in {"timestamp", "snapshot"}:
+            return role
+        lease = self._load(role)
+        by = self.root.get_verification_result(role, lease.signed_bytes, lease.signatures).signed
+        return leased(role, min(by))
 
     @property
     def offered(self) -> Floors:

@@ -110,11 +110,35 @@ def test_a_revoked_lease_key_cannot_have_pushed_versions_or_the_clock(
     targets = site.logon[f"clients/{ME}/{version}.targets.json"]
     site.logon.update(instruction_repository.sign_lease(targets, site.leases["a"], FAR).files(ME))
     assert client.poll().time_floor_s == FAR / 1000
-    site.instruct(site.body(serial=2), server="b")
+    site.instruct(site.body(serial=2))
     assert code_of(client.poll) == "trust.rollback"
+    site.instruct(site.body(serial=3), server="b")
+    assert client.poll().instructions.serial == 3, "another server's lease is not held to the stolen one's versions"
     rotate(site, roots.INSTRUCTIONS, ["snapshot", "timestamp"], site.leases["a"], None)
-    site.instruct(site.body(serial=2), server="b")
+    site.instruct(site.body(serial=4), server="b")
     assert client.poll().time_floor_s < utc_now().timestamp() + 60
+
+
+def test_a_client_may_go_to_a_server_whose_lease_is_hours_older(site: SimulatedSite, client: SimulatedClient) -> None:
+    """Each logon server renews when it likes; only its own lease, and the signed targets, can be seen to go back."""
+    signed = site.instruct(at=utc_now() - timedelta(hours=9), server="b")
+    version = site.versions[ME]
+    targets = signed[f"clients/{ME}/{version}.targets.json"]
+    fresh = instruction_repository.sign_lease(targets, site.leases["a"], ms(utc_now() - timedelta(minutes=5)))
+    client.poll(client.server({**signed, **fresh.files(ME)}))
+    client.poll(client.server(signed))
+    assert client.poll(client.server({**signed, **fresh.files(ME)})).instructions.serial == 1
+    older = instruction_repository.sign_lease(targets, site.leases["a"], ms(utc_now() - timedelta(hours=2)))
+    assert code_of(lambda: client.poll(client.server({**signed, **older.files(ME)}))) == "trust.rollback"
+
+
+def test_an_older_order_under_another_servers_lease_is_a_rollback(site: SimulatedSite, client: SimulatedClient) -> None:
+    old = site.instruct(at=utc_now() - timedelta(hours=9), server="b")
+    site.instruct(site.body(serial=2), at=utc_now() - timedelta(hours=1))
+    client.poll()
+    targets = next(data for name, data in old.items() if name.endswith("targets.json"))
+    renewed = instruction_repository.sign_lease(targets, site.leases["b"], ms(utc_now()))
+    assert code_of(lambda: client.poll(client.server({**old, **renewed.files(ME)}))) == "trust.rollback"
 
 
 def test_impossible_version_numbers_are_refused(site: SimulatedSite, client: SimulatedClient) -> None:
