@@ -20,10 +20,6 @@ Rule = Callable[[Case, Desk], Finding]
 def target(case: Case, _desk: Desk) -> Finding:
     """It is still ordered, and not settled in this generation."""
     record = case.record
-    if not record.present:
-        return _no(
-            "target", "The newest instructions no longer name it.", "withdrawn", Action.WITHDRAW, Stage.WITHDRAWN
-        )
     if case.settled:
         text = record.reason or f"This generation of the job is {record.state.value.replace('_', ' ')} here."
         return _no("target", text, record.code, Action.DONE, record.state)
@@ -32,6 +28,10 @@ def target(case: Case, _desk: Desk) -> Finding:
     if record.state is Stage.RESTART_PENDING:
         text = record.reason or "It is done once this computer has restarted."
         return _no("target", text, record.code or "wait.restart", state=Stage.RESTART_PENDING)
+    if not record.present:
+        return _no(
+            "target", "The newest instructions no longer name it.", "withdrawn", Action.WITHDRAW, Stage.WITHDRAWN
+        )
     return _yes("target", f"Generation {record.generation} of job {case.instruction.job} is for this client.")
 
 

@@ -35,7 +35,7 @@ def reconcile(context: Context) -> list[str]:
     """
     changed = [_end(run, context) for run in context.history.open_runs()]
     changed += [record.id for record in context.journal.records() if _end_restart(record, context)]
-    _sweep(context)
+    sweep(context)
     return changed
 
 
@@ -91,7 +91,7 @@ def _end_restart(record: InstructionRecord, context: Context) -> bool:
     return True
 
 
-def _sweep(context: Context) -> None:
+def sweep(context: Context) -> None:
     """Remove package directories that no run uses any more, and the output of all but the newest runs."""
     for left in _names(context.staging):
         try:

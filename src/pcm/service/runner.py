@@ -15,6 +15,7 @@ from pcm.service import faults
 from pcm.service.journal import Change
 from pcm.service.plan import Line, Plan, Situation
 from pcm.service.planner import plan
+from pcm.service.recovery import sweep
 from pcm.service.steps.check import check
 from pcm.service.steps.cleanup import cleanup
 from pcm.service.steps.consent import consent
@@ -51,6 +52,7 @@ def drain(context: Context, look: Callable[[], Situation]) -> Plan:
     Raises:
         StoreError: this computer cannot record what happens.
     """
+    sweep(context)  # what a worker left that died before its program began
     records = {record.id: record for record in context.journal.records()}
     tried: set[str] = set()
     while True:

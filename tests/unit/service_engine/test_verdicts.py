@@ -1,0 +1,152 @@
+"""What each end of a run means, case by case, and for every exit code there is."""
+
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pcm.model.assignment import State as Stage
+from pcm.model.assignment import can_move
+from pcm.model.errors import MachineError, PcmError, RequestError, Retry, StoreError, TransferError, TrustError
+from pcm.model.program import ExitClass, ExitCodes
+from pcm.protocol.report import RunResult
+from pcm.service.records import InstructionRecord
+from pcm.service.verdicts import (
+    LONGEST_BACK_OFF_S,
+    RETRY_RUNS,
+    Detected,
+    back_off,
+    judge_end,
+    judge_error,
+    judge_restart,
+    judge_unseen,
+)
+from tests.unit.service_engine.making import NOON, instruction, record
+
+RUNNING = record(state=Stage.RUNNING)
+
+
+def result(code: int | None = 0, **fields: object) -> RunResult:
+    exit_class = ExitCodes().classify(code).value
+    values = {"exit_code": code, "exit_class": exit_class, **fields}
+    return RunResult(run="ab" * 16, started=NOON, ended=NOON, **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("code", "detected", "state", "named"),
+    [
+        (0, Detected.YES, Stage.SUCCEEDED, ""),
+        (0, Detected.NOT_ASKED, Stage.SUCCEEDED, ""),
+        (0, Detected.NO, Stage.FAILED, "detection.not_found"),
+        (0, Detected.CANNOT_TELL, Stage.UNKNOWN, "detection.failed"),
+        (1707, Detected.YES, Stage.SUCCEEDED, ""),
+        (1, Detected.YES, Stage.FAILED, "run.exit_code"),
+        (None, Detected.YES, Stage.FAILED, "run.signal"),
+        (3010, Detected.NO, Stage.RESTART_PENDING, "wait.restart"),
+        (1641, Detected.NO, Stage.RESTART_PENDING, "wait.restart"),
+        (1618, Detected.NO, Stage.WAITING, "retry.exit_code"),
+        (1602, Detected.NO, Stage.CANCELLED, "run.cancelled"),
+        (1604, Detected.NO, Stage.FAILED, "run.exit_code"),
+    ],
+)
+def test_q216744_each_class_of_exit_code_has_its_meaning(
+    code: int | None, detected: Detected, state: Stage, named: str
+) -> None:
+    change = judge_end(RUNNING, result(code), detected, 1, "boot")
+    assert (change.state, change.code) == (state, named)
+    assert change.result == result(code)
+    assert (change.restart_boot_id == "boot") is (state is Stage.RESTART_PENDING)
+
+
+def test_q214448_what_took_too_long_has_failed_whatever_else_is_so() -> None:
+    change = judge_end(RUNNING, result(0, timed_out=True, output_tail="Press any key"), Detected.YES, 1, "boot")
+    assert (change.state, change.code) == (Stage.FAILED, "run.timed_out")
+    assert change.result is not None
+    assert change.result.output_tail == "Press any key"
+
+
+@given(st.none() | st.integers(-(2**31), 2**32 - 1), st.sampled_from(Detected), st.booleans(), st.integers(1, 20))
+def test_q190135_unknown_is_never_success_and_every_end_is_a_legal_move(
+    code: int | None, detected: Detected, timed_out: bool, runs: int
+) -> None:
+    change = judge_end(RUNNING, result(code, timed_out=timed_out), detected, runs, "boot")
+    assert can_move(Stage.RUNNING, change.state)
+    if change.state is Stage.SUCCEEDED:
+        assert ExitCodes().classify(code) is ExitClass.SUCCESS
+        assert detected in {Detected.YES, Detected.NOT_ASKED}
+        assert not timed_out
+
+
+def test_a_program_that_wants_another_try_gets_it_later_and_not_for_ever() -> None:
+    first = judge_end(RUNNING, result(1618), Detected.NO, 1, "boot")
+    assert first.attempts == 1
+    assert first.not_before is not None
+    assert timedelta(seconds=30) < first.not_before - NOON < timedelta(seconds=90)
+    last = judge_end(RUNNING, result(1618), Detected.NO, RETRY_RUNS, "boot")
+    assert (last.state, last.code) == (Stage.FAILED, "retry.exhausted")
+
+
+def test_a_cancelled_optional_one_waits_for_another_wish() -> None:
+    optional = record(instruction(purpose="optional"), state=Stage.RUNNING)
+    change = judge_end(optional, result(1602), Detected.NO, 1, "boot")
+    assert (change.state, change.code) == (Stage.WAITING, "run.cancelled")
+
+
+@pytest.mark.parametrize(
+    ("detected", "state"),
+    [
+        (Detected.YES, Stage.SUCCEEDED),
+        (Detected.NO, Stage.FAILED),
+        (Detected.NOT_ASKED, Stage.UNKNOWN),
+        (Detected.CANNOT_TELL, Stage.UNKNOWN),
+    ],
+)
+def test_q158644_where_nobody_saw_the_end_detection_decides(detected: Detected, state: Stage) -> None:
+    change = judge_unseen(result(None), detected, "The service stopped.")
+    assert (change.state, change.code) == (state, "run.interrupted")
+    assert change.reason.startswith("The service stopped.")
+
+
+@pytest.mark.parametrize(
+    ("detected", "state"),
+    [
+        (Detected.YES, Stage.SUCCEEDED),
+        (Detected.NOT_ASKED, Stage.SUCCEEDED),
+        (Detected.NO, Stage.FAILED),
+        (Detected.CANNOT_TELL, Stage.UNKNOWN),
+    ],
+)
+def test_a_restart_ends_what_waited_for_it_as_detection_says(detected: Detected, state: Stage) -> None:
+    assert judge_restart(detected).state is state
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "again"),
+    [
+        (TrustError("x", code="trust.content"), Stage.REFUSED, True),
+        (TransferError("x", code="transfer.slow"), Stage.WAITING, True),
+        (StoreError("x", code="store.disk_full"), Stage.WAITING, True),
+        (MachineError("x", code="machine.cannot_start"), Stage.WAITING, True),
+        (MachineError("x", code="machine.program_not_found", retry=Retry.NEVER), Stage.FAILED, False),
+        (RequestError("x", code="request.parameter"), Stage.FAILED, False),
+    ],
+)
+def test_an_error_before_the_start_waits_refuses_or_fails_by_its_class(
+    error: PcmError, state: Stage, again: bool
+) -> None:
+    change = judge_error(record(attempts=2), error, NOON)
+    assert (change.state, change.code, change.reason) == (state, error.code, "x")
+    assert (change.not_before is not None, change.attempts) == (again, 3 if again else 0)
+
+
+@given(st.integers(0, 1000), st.integers(1, 50))
+def test_q153576_back_off_grows_has_a_cap_and_is_the_same_for_the_same_attempt(attempts: int, number: int) -> None:
+    def wait(of: InstructionRecord) -> datetime:
+        return back_off(of, NOON)
+
+    mine = record(instruction(number), attempts=attempts)
+    seconds = (wait(mine) - NOON).total_seconds()
+    plain = min(60 * 2**attempts, LONGEST_BACK_OFF_S)
+    assert 0.75 * plain <= seconds <= 1.25 * plain
+    assert wait(mine) == wait(mine)
