@@ -22,6 +22,8 @@ from pcm.transport.framing import Request
 from pcm.transport.health import Choice, Health, order
 from pcm.transport.locations import parse_location
 from pcm.transport.signing import sign_request
+from pcm.trust.codes import refuse
+from pcm.trust.fetching import TOO_LONG
 
 LOGON = "logon"
 DISTRIBUTION = "distribution"
@@ -67,15 +69,20 @@ class Network:
 
         Raises:
             TransferError: as `send`; `transfer.not_found` if the server has nothing for this client.
+            TrustError: `trust.endless_data`.
         """
         headers = {} if etag is None else {"If-None-Match": etag}
         url = parse_location(server).join(f"clients/{self._identity.client_id}/timestamp.json")
-        with self.send(
-            Request(url, headers=headers, max_bytes=MAX_TIMESTAMP, answer_s=ANSWER_S, total_s=30.0)
-        ) as answer:
-            if answer.status == 304:
-                return Polled(None, etag)
-            return Polled(answer.read(), answer.etag)
+        request = Request(url, headers=headers, max_bytes=MAX_TIMESTAMP, answer_s=ANSWER_S, total_s=30.0)
+        try:
+            with self.send(request) as answer:
+                if answer.status == 304:
+                    return Polled(None, etag)
+                return Polled(answer.read(), answer.etag)
+        except TransferError as error:
+            if error.code == TOO_LONG:
+                raise refuse("trust.endless_data", f"The server sends too much: {error.message}") from error
+            raise
 
     def logon_files(self, server: str, timestamp: bytes | None = None) -> Callable[[str, int], Iterable[bytes]]:
         """Reader of one logon server's files for `trust`. `timestamp`: already read from it, given out once instead."""

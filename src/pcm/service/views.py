@@ -18,7 +18,7 @@ from pcm.service.facts import AGENT_VERSION
 from pcm.service.history import History
 from pcm.service.journal import Journal
 from pcm.service.outlook import Outlook, local_zone
-from pcm.service.plan import Finding, Line, Plan
+from pcm.service.plan import Action, Finding, Line, Plan
 from pcm.service.planner_case import SETTLED
 from pcm.service.records import InstructionRecord, RunRecord, to_time_or_none
 from pcm.service.state import State
@@ -94,7 +94,12 @@ def explain(state: State, outlook: Outlook, asker: Asker, wanted: str, now: date
     """
     record = find_record(state, wanted, asker)
     line = outlook.plan(now, explain=True).line(record.id)
-    lines = [_unplanned(record)] if line is None else [_why(finding) for finding in line.trace]
+    if line is None:
+        lines = [_unplanned(record)]
+    elif line.action is Action.DONE:  # what would have to hold for another run says nothing about this one
+        lines = [_why(line.trace[0])]
+    else:
+        lines = [_why(finding) for finding in line.trace]
     lines += [_attempt(run) for run in History(state).runs(record.id, record.generation)]
     lines += [
         local.WhyLine(
