@@ -64,8 +64,9 @@ class Intake:
 
     def stop(self) -> None:
         """Write what has come, then end the thread."""
-        self._queue.put(None)
-        self._thread.join(timeout=30)
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join(timeout=30)
 
     async def take_report(self, client_id: str, envelope: bytes) -> Answer:
         """The logon server's sink for reports.

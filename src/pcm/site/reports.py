@@ -221,7 +221,7 @@ def _keep_refusals(
                     "received": now,
                     "reason": clean(refusal.reason),
                     "source": clean(refusal.source),
-                    "count": refusal.count,
+                    "times": refusal.count,
                 }
                 for refusal in said
             ],

@@ -61,7 +61,8 @@ class Rounds:
         """End the thread after what it is doing."""
         self._stopping.set()
         self._site.wake.set()
-        self._thread.join(timeout=60)
+        if self._thread.is_alive():
+            self._thread.join(timeout=60)
 
     def tick(self) -> None:
         """One full round, for the thread and for tests; each part by itself."""

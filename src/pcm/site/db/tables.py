@@ -248,7 +248,7 @@ refusals = Table(
     Column("received", Moment, nullable=False),
     Column("reason", Text, nullable=False),
     Column("source", Text, nullable=False),
-    Column("count", BigInteger, nullable=False),
+    Column("times", BigInteger, nullable=False),
     Index("ix_refusals_client", "client", "id"),
 )
 

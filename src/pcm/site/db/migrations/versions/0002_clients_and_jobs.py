@@ -153,7 +153,7 @@ def _create_refusals() -> None:
         sa.Column("received", Moment(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
-        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("times", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["client"], ["clients.id"], name=op.f("fk_refusals_client"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_refusals")),
     )

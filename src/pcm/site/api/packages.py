@@ -1,0 +1,41 @@
+"""Endpoints about packages: the catalogue, teams, and publications (publishing and withdrawing are the same call)."""
+
+from pcm.protocol.admin import MAX_PUBLICATION_BYTES
+from pcm.protocol.admin_packages import Publication
+from pcm.site import catalogue, ceremonies, packages, projection
+from pcm.site.api.calls import Call, Reply
+
+
+def list_packages(call: Call) -> Reply:
+    """`GET /v1/packages`."""
+    with call.site.database.read() as connection:
+        return Reply(catalogue.list_packages(connection, call.slice()))
+
+
+def show_package(call: Call) -> Reply:
+    """`GET /v1/packages/{package}`."""
+    with call.site.database.read() as connection:
+        return Reply(catalogue.show_package(connection, call.names["package"]))
+
+
+def show_version(call: Call) -> Reply:
+    """`GET /v1/packages/{package}/{version}`."""
+    with call.site.database.read() as connection:
+        return Reply(catalogue.show_version(connection, call.names["package"], call.names["version"]))
+
+
+def show_team(call: Call) -> Reply:
+    """`GET /v1/teams/{team}`."""
+    with call.site.database.read() as connection:
+        return Reply(ceremonies.show_team(connection, call.names["team"]))
+
+
+def publish(call: Call) -> Reply:
+    """`POST /v1/publications`: answered once everything stands on every distribution folder."""
+    offered = call.parse(Publication, max_bytes=MAX_PUBLICATION_BYTES)
+    site = call.site
+    with site.database.write() as connection:
+        answer = packages.publish(connection, offered, site.distribution, site.online, call.actor.name, site.clock())
+    projection.publish_unwritten(site)
+    site.wake.set()
+    return Reply(answer, 201)
