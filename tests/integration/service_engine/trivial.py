@@ -3,7 +3,9 @@
 The program appends a line to `counter` each time it runs, then makes `installed`, which is what its detection looks for. Run as a
 script, it does one whole check (reconcile, take in, drain) and prints what the journal then knows; `PCM_FAULT` kills it on the way:
 
-    python tests/integration/service_engine/trivial.py DIR [program]
+    python tests/integration/service_engine/trivial.py DIR [program [boot]]
+
+With `boot`, as on a computer whose boot has that id.
 """
 
 import hashlib
@@ -21,18 +23,31 @@ from pcm.model.errors import TrustError
 from pcm.model.facts import Facts
 from pcm.model.instruction import Instruction, ManifestReference
 from pcm.model.package import PackageFile
-from pcm.model.program import Program
+from pcm.model.program import ExitCodes, Program
 from pcm.protocol.manifest import Manifest, manifest_target, write_manifest
 from pcm.service import faults, recovery, runner
 from pcm.service.journal import Verified
 from pcm.service.machine.here import this_machine
 from pcm.service.machine.interface import Machine
+from pcm.service.machine.linux.computer import LinuxMachine
 from pcm.service.plan import Plan, Situation
 from pcm.service.state import State
 from pcm.service.work import Context
 
 CLIENT = "0123456789abcdef0123456789abcdef"
-SETUP = b'#!/bin/sh\necho "$PCM_RUN_ID" >> "$1/counter"\necho working\ntouch "$1/installed"\n'
+SETUP = b'#!/bin/sh\necho "$PCM_RUN_ID" >> "$1/counter"\necho working\ntouch "$1/installed"\nexit ${2:-0}\n'
+
+
+class Rebooted(LinuxMachine):
+    """This computer in another boot."""
+
+    def __init__(self, boot: str) -> None:
+        super().__init__()
+        self.boot = boot
+
+    def boot_id(self) -> str:
+        """Its id."""
+        return self.boot
 
 
 class Client:
@@ -62,6 +77,7 @@ class Client:
         programs = programs or {
             "install": Program(argv=("setup", str(home)), detect=done, timeout_s=20),
             "uninstall": Program(argv=remove, detect=Not(of=done), timeout_s=20),
+            "restart": Program(argv=("setup", str(home), "42"), exit_codes=ExitCodes(restart=(42,)), timeout_s=20),
         }
         files = tuple(PackageFile("setup", len(body), name, True) for name, body in self.content.items())
         self.manifest = Manifest(
@@ -175,7 +191,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 def main(arguments: Sequence[str]) -> int:
     """One check in this process."""
     faults.arm(os.environ, home_given=True)
-    client = Client(Path(arguments[0]))
+    client = Client(Path(arguments[0]), machine=Rebooted(arguments[2]) if len(arguments) > 2 else None)
     client.check(client.instruction(program=arguments[1] if len(arguments) > 1 else "install"))
     history = client.context.history
     records = client.context.journal.records()
