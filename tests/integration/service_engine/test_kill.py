@@ -19,10 +19,10 @@ OF_THE_RUN = [point for point in faults.POINTS if not point.startswith("recovery
 UNSEEN = {"run.launched"}
 
 
-def check(home: Path, fault: str = "") -> subprocess.CompletedProcess[str]:
+def check(home: Path, fault: str = "", *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", faults.VARIABLE: fault}
     return subprocess.run(
-        [sys.executable, str(SCRIPT), str(home)],
+        [sys.executable, str(SCRIPT), str(home), *words],
         env=environment,
         capture_output=True,
         text=True,
@@ -66,6 +66,19 @@ def test_a_kill_during_recovery_from_a_kill_changes_nothing_either(tmp_path: Pat
     killed_or_done = check(tmp_path, second)
     assert killed_or_done.returncode in {0, -signal.SIGKILL}
     assert_done_once(told(tmp_path), "run.interrupted" if first in UNSEEN else "")
+
+
+def test_a_kill_after_a_restart_was_noticed_counts_it_once(tmp_path: Path) -> None:
+    check(tmp_path, "", "restart", "boot-1")
+    ended = check(tmp_path, "recovery.restarted", "restart", "boot-2")
+    assert ended.returncode == -signal.SIGKILL
+    after = json.loads(check(tmp_path, "", "restart", "boot-2").stdout)
+    assert [record[1:] for record in after["records"]] == [["succeeded", "restarted"]]
+    assert [outcome[:2] for outcome in after["outcomes"]] == [
+        ["restart_pending", "wait.restart"],
+        ["succeeded", "restarted"],
+    ]
+    assert (after["counter"], after["ledger"]) == (1, 1)
 
 
 def test_without_a_fault_it_simply_works(tmp_path: Path) -> None:
