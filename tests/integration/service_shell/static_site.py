@@ -110,6 +110,7 @@ class Client:
     def run(self, *arguments: str, code: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "pcm.service.main", "--home", str(self.home), *arguments],
+            check=False,
             capture_output=True,
             text=True,
             timeout=60,
@@ -123,6 +124,16 @@ class Client:
 
     def once(self, code: int | None = 0) -> Any:
         return self.answer("once", code=code)
+
+    def worker_check(self) -> subprocess.CompletedProcess[bytes]:
+        """One check as the supervisor starts it."""
+        code = "import sys; from pcm.service.worker import main; sys.exit(main())"
+        return subprocess.run(
+            [sys.executable, "-I", "-c", code, "check", "--home", str(self.home)],
+            check=False,
+            capture_output=True,
+            timeout=60,
+        )
 
     def items(self) -> dict[str, Any]:
         return {item["package"]: item for item in self.answer("list")["items"]}
