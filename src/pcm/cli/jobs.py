@@ -128,7 +128,8 @@ def _show_results(detail: JobDetail) -> None:
     ]
     show.print_table(("host", "started", ">took", ">exit code", "means", "detected"), rows, none="", title="Runs")
     for result in detail.results:
-        if result.exit_class not in {"success", "restart", "restarting"} and result.output_tail:
+        worked = result.exit_class in {"success", "restart", "restarting"} and result.detected is not False
+        if not worked and result.output_tail:
             click.echo(click.style(f"Output on {printable(result.host_name)}:", bold=True))
             click.echo("\n".join(f"  {line}" for line in _tail(result)))
 

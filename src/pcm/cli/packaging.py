@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import msgspec
 
 from pcm.cli import show
 from pcm.cli.ask import confirm, passphrase
@@ -15,6 +16,7 @@ from pcm.cli.progress import progress
 from pcm.cli.settings import Settings
 from pcm.model.errors import RequestError
 from pcm.model.package import PackageFile
+from pcm.protocol import codec
 from pcm.protocol.admin_packages import PackageDetail, VersionDetail
 from pcm.protocol.package_lint import Finding, lint_package
 from pcm.protocol.package_yaml import FILE_NAME, PackageDescription, read_package_yaml
@@ -107,8 +109,6 @@ def _refuse(made: Made, *, strict: bool) -> None:
 
 def show_draft(settings: Settings, made: Made, draft: Path | None) -> None:
     """Show the manifest as it would be signed; write it to a file if asked to."""
-    from pcm.distribution.publication import manifest_preview  # noqa: PLC0415 - see cli.verbs
-
     description = made.description
     package = description.with_files(made.files, description.release or description.package.release)
     if draft is not None:
@@ -117,7 +117,7 @@ def show_draft(settings: Settings, made: Made, draft: Path | None) -> None:
                 f"{draft} lies in the package directory and would become a part of it.", code="request.draft"
             )
         try:
-            draft.write_bytes(manifest_preview(package))
+            draft.write_bytes(msgspec.json.format(codec.encode(package), indent=2) + b"\n")
         except OSError as error:
             raise RequestError(f"{draft} cannot be written: {error.strerror}.", code="request.draft") from None
     if show.print_data(package, settings.output):

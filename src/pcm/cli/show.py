@@ -19,6 +19,7 @@ from pcm.protocol.printable import printable, printable_json
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
 GOOD = frozenset({"succeeded", "already_installed", "enrolled", "done", "yes", "ok"})
@@ -66,7 +67,15 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, none: 
         table.add_column(column.removeprefix(">"), justify="right" if right else "left", overflow="fold")
     for line in lines:
         table.add_row(*(cell(value) for value in line))
-    console().print(table)
+    _draw(table)
+
+
+def _draw(table: "Table") -> None:
+    """Print a table without the spaces that fill its lines up."""
+    screen = console()
+    with screen.capture() as drawn:
+        screen.print(table)
+    click.echo("\n".join(line.rstrip() for line in drawn.get().strip("\n").split("\n")), color=screen.is_terminal)
 
 
 def print_facts(facts: Iterable[tuple[str, Any]], *, title: str = "") -> None:
@@ -79,9 +88,10 @@ def print_facts(facts: Iterable[tuple[str, Any]], *, title: str = "") -> None:
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts:
-        if value not in {None, ""}:
-            table.add_row(name, cell(value))
-    console().print(table)
+        text = cell(value)
+        if value is not None and text.plain:
+            table.add_row(name, text)
+    _draw(table)
 
 
 def console(*, stderr: bool = False) -> "Console":

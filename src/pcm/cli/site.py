@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
+import msgspec
 
 from pcm.cli import show
 from pcm.cli.ask import passphrase
@@ -199,9 +200,21 @@ def _named_server(text: str) -> "Server":
 @click.option("--listen", metavar="HOST:PORT", help="Where to listen this time. Default: as site.yaml says.")
 def serve(directory: Path, listen: str | None) -> None:
     """Serve the site in DIRECTORY: API, compiler, logon server, distribution server and intake in one process."""
-    from pcm.site.serve import serve as serve_site  # noqa: PLC0415 - see cli.verbs
+    import logging  # noqa: PLC0415 - see cli.verbs
 
-    serve_site(site_folder(directory), listen=listen)
+    from pcm.site import configuration  # noqa: PLC0415
+    from pcm.site.serve import serve as serve_site  # noqa: PLC0415
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = configuration.read(site_folder(directory))
+    if listen is not None:
+        settings = msgspec.structs.replace(settings, listen=listen)
+    host, port = settings.address()
+
+    def ready() -> None:
+        show.say(f"Site {settings.name} listens at {host}:{port}; clients know it as {settings.url}. Stop with Ctrl-C.")
+
+    serve_site(directory, listen=(host, port), on_ready=ready)
 
 
 @command.command("status")

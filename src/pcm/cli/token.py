@@ -44,7 +44,7 @@ def create(settings: Settings, name: str, role: Any, expires_in: int, out: Path 
 def list_tokens(settings: Settings) -> None:
     """List tokens; never the tokens themselves."""
     with settings.connect() as api:
-        tokens = list(api.pages("/api-tokens", ApiTokenView))
+        tokens = api.get("/api-tokens", list[ApiTokenView])
     if show.print_data(tokens, settings.output):
         return
     rows = [(t.id, show.plain(t.name), t.role, t.created, t.expires, t.revoked) for t in tokens]

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
 from securesystemslib.signer import Signer
 
 from pcm.distribution.packager_memory import PackagerMemory
@@ -204,8 +203,3 @@ def _send(
     packager.memory.keep_floors(floors.raise_floors(packager.memory.floors(), raised))
     packager.memory.keep_releases(releases)
     return answer
-
-
-def manifest_preview(package: Package) -> bytes:
-    """The manifest as `package create` shows it: everything but the time of signing; the same input, the same bytes."""
-    return msgspec.json.format(msgspec.json.encode(package, order="sorted"), indent=2) + b"\n"

@@ -16,6 +16,10 @@ from pcm.protocol.package_yaml import PackageDescription
 
 _INSTALLERS = (".msi", ".msp", ".mst", ".deb", ".rpm", ".pkg", ".appx", ".msix")
 _SCRIPTS = (".sh", ".py", ".ps1", ".bat", ".cmd", ".exe")
+_OF_WINDOWS = {
+    "msiexec", "powershell", "pwsh", "cmd", "reg", "sc", "net", "wusa", "dism", "regsvr32", "rundll32", "schtasks", "wmic",
+    "winget", "cscript", "wscript", "certutil", "netsh", "xcopy", "robocopy", "icacls", "taskkill", "pnputil", "bcdedit",
+}  # fmt: skip
 _SHELLS = {"sh", "bash", "dash", "zsh", "ksh", "cmd", "powershell", "pwsh"}
 _SHELL_SWITCHES = {"-c", "-lc", "/c", "/k", "-command", "-encodedcommand", "-e", "-ec"}
 _META = re.compile(r"&&|\|\||[;|<>`]|\$\(|\$\{|\$[A-Za-z_]|%[A-Za-z_]\w*%|^&$")
@@ -115,8 +119,10 @@ def _files_of(
     on_linux = any(platform.startswith(("linux", "macos")) for platform in description.package.platforms)
     for index, argument in enumerate(program.argv):
         lower = argument.lower()
+        if index == 0 and lower.removesuffix(".exe") in _OF_WINDOWS:
+            continue
         wanted = lower.endswith(_INSTALLERS) or (index == 0 and ("/" in argument or lower.endswith(_SCRIPTS)))
-        if not wanted or _is_elsewhere(argument) or "{" in argument or "=" in argument or lower.startswith("msiexec"):
+        if not wanted or _is_elsewhere(argument) or "{" in argument or "=" in argument:
             continue
         path = posixpath.normpath(posixpath.join("" if _is_elsewhere(folder) else folder, argument.replace("\\", "/")))
         place = f"{key}.command[{index}]"
