@@ -249,6 +249,9 @@ class Supervisor:
             self._forget(self._listener.fileno())
             self._listener.close()
             self._listener = None
+            path = f"{self._runtime}/pcmsvc.sock"
+            if os.path.lexists(path):
+                os.unlink(path)  # noqa: PTH108 - pathlib costs a megabyte
         if self._check is not None:
             self._check.signal(signal.SIGTERM)
         end = resident.boot_seconds() + STOP_S
