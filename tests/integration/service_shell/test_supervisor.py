@@ -34,7 +34,7 @@ class Resident:
                 stderr=log,
                 env={**os.environ, **environment},
             )
-        self.wait_until(lambda: (client.places.runtime / "pcmsvc.sock").exists())
+        self.wait_until((client.places.runtime / "pcmsvc.sock").exists)
 
     def wait_until(self, holds: Callable[[], object], seconds: float = 20.0) -> None:
         end = time.monotonic() + seconds
@@ -117,7 +117,7 @@ def test_idle_it_is_small_and_has_no_children(client: Client, resident: Resident
     maps = Path(f"/proc/{resident.process.pid}/smaps_rollup").read_text()
     private = sum(int(line.split()[1]) for line in maps.splitlines() if line.startswith("Private_"))
     assert private < 9 * 1024  # kilobytes; what is shared with other interpreters costs nothing
-    assert len(os.listdir(f"/proc/{resident.process.pid}/fd")) < 16
+    assert len(list(Path(f"/proc/{resident.process.pid}/fd").iterdir())) < 16
 
 
 def test_a_second_service_does_not_start(client: Client, resident: Resident) -> None:
