@@ -14,7 +14,7 @@ from pcm.model.instruction import Instruction
 from pcm.model.package import PackageFile
 from pcm.model.program import Program
 from pcm.protocol.enrolment import ClientConfiguration
-from pcm.service import inbox, local_api
+from pcm.service import inbox
 from pcm.service.catalogue import Catalogue, read_kept_policy
 from pcm.service.facts import AGENT_VERSION, read_facts
 from pcm.service.identity import Identity
@@ -28,7 +28,6 @@ from pcm.service.plan import Plan, Situation
 from pcm.service.records import to_text
 from pcm.service.sources import LOGON, Network, Servers
 from pcm.service.state import State
-from pcm.service.views import LAST_CHECK
 
 if TYPE_CHECKING:
     from pcm.service.work import Context
@@ -72,7 +71,7 @@ class Check:
     def __init__(self, equipment: Equipment, *, forced: bool = False) -> None:
         self._it = equipment
         self._facts = read_facts()
-        self._forced = forced or bool(equipment.state.meta(local_api.SYNC))
+        self._forced = forced or bool(equipment.state.meta(inbox.SYNC))
         self._outlook = Outlook(equipment.state, equipment.machine, equipment.identity.client_id, self._facts)
         self._inbox = Inbox(
             equipment.state,
@@ -114,13 +113,13 @@ class Check:
         self._tell("instructions", asked)
         plan = self._work()  # checks 8 to 13
         sent = self._report()
-        it.state.set_meta(LAST_CHECK, to_text(it.clock().replace(microsecond=0)), durable=False)
+        it.state.set_meta(inbox.LAST_CHECK, to_text(it.clock().replace(microsecond=0)), durable=False)
         problem = asked.error if late is None else TrustError(late.reason, code=late.code)
         return Checked(self._pause(plan, asked), problem, sent)
 
     def _end_pauses(self) -> None:
         Journal(self._it.state).end_back_off()
-        self._it.state.delete_meta(local_api.SYNC)
+        self._it.state.delete_meta(inbox.SYNC)
 
     def _is_approved(self) -> bool:
         from pcm.service.enrolment import ask_site  # noqa: PLC0415 - once in a client's life

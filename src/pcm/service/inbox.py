@@ -35,6 +35,8 @@ CURRENT_INSTRUCTIONS = "metadata.instructions"
 PACKAGES_DUE = "packages.due"
 LAST_CONTACT = "last_contact"
 LAST_SERVER = "last_server"
+LAST_CHECK = "last_check"
+SYNC = "sync.requested"  # by an administrator, over the local socket
 ETAG = "etag."
 OLDER_ORDER = "trust.rollback"  # the journal's verdict on a single order that went back
 

@@ -17,7 +17,7 @@ from pcm.model.errors import MachineError, PcmError, RequestError
 from pcm.model.schedule import resolve
 from pcm.protocol import local
 from pcm.protocol.local import MAX_REQUEST_BYTES, LocalRequest, read_request, write_answer
-from pcm.service import views
+from pcm.service import inbox, views
 from pcm.service.configuration import load_configuration
 from pcm.service.facts import AGENT_VERSION, read_facts
 from pcm.service.history import History
@@ -34,7 +34,6 @@ from pcm.service.views import Asker
 READ_S = 5.0
 WRITE_S = 10.0
 LATER = timedelta(hours=1)  # what `defer` without a time means
-SYNC = "sync.requested"
 
 
 class Response(NamedTuple):
@@ -94,7 +93,7 @@ def answer(
         if request.verb == "ledger":
             return Response(views.show_ledger(state))
         if request.verb == "sync":
-            state.set_meta(SYNC, to_text(now))
+            state.set_meta(inbox.SYNC, to_text(now))
             return Response(local.Accepted("The service asks its servers now."), check_now=True)
         outlook = Outlook(state, machine, client_id, read_facts())
         return _about_instructions(request, asker, state, outlook, now)

@@ -8,7 +8,6 @@ concern this client are signed with its key. It verifies nothing, and keeps noth
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -139,6 +138,8 @@ class Network:
 
     def clock_hint(self, date: str) -> str:
         """What to say if a server's Date field differs much from this clock. Unsigned: a hint for people, nothing else."""
+        from email.utils import parsedate_to_datetime  # noqa: PLC0415 - 3 ms that only a refusal needs
+
         try:
             theirs = parsedate_to_datetime(date)
         except ValueError:

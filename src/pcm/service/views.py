@@ -23,7 +23,6 @@ from pcm.service.planner_case import SETTLED
 from pcm.service.records import InstructionRecord, RunRecord, to_time_or_none
 from pcm.service.state import State
 
-LAST_CHECK = "last_check"
 _CLOSED = SETTLED - {Stage.FAILED}
 _SHOWN_REFUSALS = 20
 
@@ -141,7 +140,7 @@ def show_status(state: State, configuration: ClientConfiguration, client_id: str
         serial=header.serial if header else 0,
         issued=header.issued if header else None,
         expires=header.expires if header else None,
-        last_check=to_time_or_none(state.meta(LAST_CHECK) or None),
+        last_check=to_time_or_none(state.meta(inbox.LAST_CHECK) or None),
         last_contact=to_time_or_none(state.meta(inbox.LAST_CONTACT) or None),
         logon_server=state.meta(inbox.LAST_SERVER),
         instructions=present,
