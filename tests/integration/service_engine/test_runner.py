@@ -14,6 +14,8 @@ from pcm.model.errors import StoreError, TransferError, TrustError
 from pcm.model.instruction import Notify
 from pcm.model.program import ExitCodes, Program
 from pcm.protocol.manifest import write_manifest
+from pcm.service.machine.interface import Launch, RunReference
+from pcm.service.machine.linux.computer import LinuxMachine
 from pcm.service.plan import Action, Presence
 from pcm.service.planner import plan
 from pcm.service.records import InstalledRelease, InstructionRecord, StepRecord
@@ -216,6 +218,22 @@ def test_q225056_an_order_that_expires_while_its_files_come_does_not_run(make: M
     assert (only(client).state, client.counted()) == (Stage.EXPIRED, 0)
     assert client.state.rows("SELECT count(*) FROM runs") == [(0,)]
     assert list(client.context.staging.iterdir()) == []
+
+
+class Meddling(LinuxMachine):
+    """Somebody with every right changes the staged program between staging and start."""
+
+    def reference_of(self, launch: Launch) -> RunReference:
+        (launch.working_directory / "setup").write_text("#!/bin/sh\ntouch /evil\n")
+        return super().reference_of(launch)
+
+
+def test_the_file_that_was_hashed_is_the_file_that_runs(tmp_path: Path) -> None:
+    client = Client(tmp_path / "home", machine=Meddling())
+    client.check(client.instruction())
+    assert (only(client).state, only(client).code, client.counted()) == (Stage.REFUSED, "trust.staging_changed", 0)
+    assert client.state.rows("SELECT count(*) FROM runs") == [(0,)]
+    client.close()
 
 
 def test_approvals_are_asked_for_again_right_before_the_launch(make: Make) -> None:

@@ -451,6 +451,7 @@ def test_the_brake_spreads_mandatory_work_from_when_this_client_saw_it() -> None
     start = NOON + timedelta(seconds=86_400 * place_of(CLIENT, wanted.instruction))
     line = decide(wanted, around)
     assert (line.code, line.until) == ("wait.brake", start)
+    assert plan([wanted], around, NOON).next_change(NOON) == start
     assert decide(wanted, around, start).action is Action.RUN
 
 
