@@ -7,6 +7,7 @@ end, detection decides. So every run reaches an end, reported once (KB Q193784).
 """
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 from pcm.model.assignment import State as Stage
@@ -15,13 +16,15 @@ from pcm.service import faults
 from pcm.service.journal import Change
 from pcm.service.machine.interface import RunReference
 from pcm.service.machine.posix.staging import remove_staging
-from pcm.service.records import InstructionRecord, RunRecord
+from pcm.service.records import InstructionRecord, RunRecord, to_text
 from pcm.service.steps.detect import end_run, look, release_after
 from pcm.service.verdicts import judge_restart
 from pcm.service.work import Context
 
 KEPT_RUNS = 100
 """Output folders that stay for people to read, newest first."""
+KEPT_FOR = timedelta(days=90)
+PRUNED = "pruned"
 
 
 def reconcile(context: Context) -> list[str]:
@@ -92,7 +95,7 @@ def _end_restart(record: InstructionRecord, context: Context) -> bool:
 
 
 def sweep(context: Context) -> None:
-    """Remove package directories that no run uses any more, and the output of all but the newest runs."""
+    """Remove package directories that no run uses any more, old outputs, and once a day old records."""
     for left in _names(context.staging):
         try:
             remove_staging(context.staging, left)
@@ -101,6 +104,10 @@ def sweep(context: Context) -> None:
     newest = sorted(_names(context.runs), key=lambda name: (context.runs / name).stat().st_mtime, reverse=True)
     for name in newest[KEPT_RUNS:]:
         shutil.rmtree(context.runs / name, ignore_errors=True)
+    now = context.clock()
+    if context.state.meta(PRUNED) < to_text(now - timedelta(days=1)):
+        context.history.prune(now - KEPT_FOR)
+        context.state.set_meta(PRUNED, to_text(now), durable=False)
 
 
 def _names(folder: Path) -> list[str]:

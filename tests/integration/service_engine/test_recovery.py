@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,22 @@ def test_a_run_that_provably_never_started_is_simply_planned_again(home: Path) -
     client.check(client.instruction())
     assert (state_of(client)[0], client.counted()) == (Stage.SUCCEEDED, 1)
     client.close()
+
+
+def test_old_records_go_once_a_day(client: Client) -> None:
+    client.check(client.instruction())
+    client.context.journal.mark_reported([seq for seq, _ in client.context.journal.unreported()], 1)
+    client.take_in()
+    client.shift = recovery.KEPT_FOR - timedelta(hours=1)
+    recovery.sweep(client.context)
+    assert len(client.context.journal.records()) == 1
+    client.shift = recovery.KEPT_FOR + timedelta(hours=1)
+    recovery.sweep(client.context)
+    assert len(client.context.journal.records()) == 1  # looked a moment ago
+    client.shift = recovery.KEPT_FOR + timedelta(days=2)
+    recovery.sweep(client.context)
+    assert client.context.journal.records() == []
+    assert client.state.rows("SELECT count(*) FROM steps") == [(0,)]
 
 
 def test_leftovers_are_removed_and_the_newest_outputs_stay(client: Client) -> None:
