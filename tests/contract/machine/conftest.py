@@ -1,6 +1,7 @@
 """One suite over every back end that owns process trees. Systemd's joins where systemd is PID 1 (see tests/e2e/test_machine_systemd)."""
 
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -66,7 +67,6 @@ def runs(processes: Processes, tmp_path: Path) -> Iterator[Runs]:
 @pytest.fixture
 def wait_for() -> Callable[[Callable[[], bool]], None]:
     """Wait, for a bounded time, until something becomes true in another process."""
-    import time
 
     def wait(condition: Callable[[], bool]) -> None:
         end = time.monotonic() + 10

@@ -1,5 +1,6 @@
 """What a program sees: its arguments, environment, folders and files (kb-regressions, section D). The same under every back end."""
 
+import dataclasses
 import os
 import stat
 from pathlib import Path
@@ -11,12 +12,41 @@ from pcm.service.machine.interface import Launch
 from tests.contract.machine.conftest import Runs
 
 PRINT_ENVIRONMENT = ("/usr/bin/env", "-0")
-NASTY = ["", " ", "two words", "$HOME", "${PATH}", "$$", "%n", "%%", "`id`", "$(id)", ";", "&& x", "*", "'", '"', "\\", "a\nb", "-", "é€"]
+NASTY = [
+    "",
+    " ",
+    "two words",
+    "$HOME",
+    "${PATH}",
+    "$$",
+    "%n",
+    "%%",
+    "`id`",
+    "$(id)",
+    ";",
+    "&& x",
+    "*",
+    "'",
+    '"',
+    "\\",
+    "a\nb",
+    "-",
+    "é€",
+]
 
 
 def test_q166245_every_argument_arrives_as_it_was_written(runs: Runs) -> None:
     ended = runs.run("/usr/bin/printf", "%s\\0", *NASTY)
     assert ended.output_tail.decode().split("\0")[:-1] == NASTY
+
+
+def test_q166245_a_program_may_lie_anywhere(runs: Runs, tmp_path: Path) -> None:
+    program = tmp_path / "$HOME ${PATH} $$ %n 'x' a=b" / "set up"
+    program.parent.mkdir()
+    program.write_bytes(Path("/bin/sh").read_bytes())
+    program.chmod(0o755)
+    ended = runs.run(str(program), "-c", 'echo "$0"; readlink /proc/$$/exe', working_directory=program.parent)
+    assert ended.output_tail.decode() == f"{program}\n{program}\n"
 
 
 def test_q125934_the_environment_is_exactly_the_documented_one(runs: Runs) -> None:
@@ -94,7 +124,9 @@ def test_no_signal_is_ignored_or_blocked(runs: Runs) -> None:
 
 
 def test_temporary_files_are_private_and_taken_away(runs: Runs) -> None:
-    launch = runs.launch("/bin/sh", "-c", 'mkdir -p "$TMPDIR/a/b" && echo x > "$TMPDIR/a/b/c" && stat -c %u "$TMPDIR/a/b/c"; mktemp')
+    launch = runs.launch(
+        "/bin/sh", "-c", 'mkdir -p "$TMPDIR/a/b" && echo x > "$TMPDIR/a/b/c" && stat -c %u "$TMPDIR/a/b/c"; mktemp'
+    )
     ended = runs.start(launch).wait()
     assert ended.exit_code == 0
     made = Path(ended.output_tail.decode().splitlines()[-1])
@@ -170,8 +202,6 @@ def test_a_link_in_place_of_the_output_is_not_followed(runs: Runs, tmp_path: Pat
     ],
 )
 def test_a_malformed_launch_is_refused(runs: Runs, change: dict[str, object]) -> None:
-    import dataclasses
-
     launch: Launch = dataclasses.replace(runs.launch("/bin/true"), **change)  # type: ignore[arg-type]
     with pytest.raises(MachineError) as refused:
         runs.processes.reference_of(launch)

@@ -117,8 +117,11 @@ def test_a_program_does_not_notice_that_the_worker_died(runs: Runs, start_worker
     assert not proof.with_suffix(".pipe").exists()
 
 
-def test_a_surviving_tree_can_be_killed(runs: Runs, start_worker: Starter) -> None:
-    worker = start_worker("trap '' TERM; (setsid sh -c 'sleep 60' &) ; sleep 60; sleep 60")
+def test_a_surviving_tree_can_be_killed(
+    runs: Runs, start_worker: Starter, tmp_path: Path, wait_for: Callable[[Callable[[], bool]], None]
+) -> None:
+    worker = start_worker(f"trap '' TERM; (setsid sh -c 'touch {tmp_path}/grown; sleep 60' &) ; sleep 60; sleep 60")
+    wait_for((tmp_path / "grown").exists)
     worker.die()
     found = runs.processes.find_again(worker.reference)
     assert found is not None
@@ -150,6 +153,19 @@ def test_a_result_nobody_journalled_is_kept(runs: Runs, start_worker: Starter) -
     again = runs.processes.find_again(worker.reference)
     assert again is not None, "asking is no forgetting"
     assert again.wait().exit_code == 7
+
+
+def test_a_program_that_ends_while_no_worker_lives(runs: Runs, start_worker: Starter) -> None:
+    worker = start_worker("sleep 0.3; echo nobody reads this yet; exit 7")
+    worker.die()
+    time.sleep(0.8)
+    found = runs.processes.find_again(worker.reference)
+    if runs.processes.name == "tree":
+        assert found is None, "how it ended is unknown: the caller detects again"
+    else:
+        assert found is not None
+        ended = found.wait()
+        assert (ended.exit_code, ended.output_tail) == (7, b"nobody reads this yet\n")
 
 
 def test_nothing_is_left_after_forget(runs: Runs, start_worker: Starter) -> None:

@@ -19,6 +19,20 @@ def _can(action: Callable[[], object]) -> bool:
     return True
 
 
+def _open_descriptors() -> list[int]:
+    found = []
+    for number in range(64):
+        with contextlib.suppress(OSError):
+            os.fstat(number)
+            found.append(number)
+    return found
+
+
+def _say(words: str) -> None:
+    sys.stdout.write(words + "\n")
+    sys.stdout.flush()
+
+
 def tell(arguments: list[str]) -> int:
     """Say who and what this process is."""
     status = Path("/proc/self/status").read_text()
@@ -29,7 +43,7 @@ def tell(arguments: list[str]) -> int:
         "groups": os.getgroups(),
         "no_new_privileges": values["NoNewPrivs"],
         "capabilities": values["CapEff"],
-        "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd") if _can(lambda name=name: os.fstat(int(name)))),
+        "descriptors": _open_descriptors(),
         "environment": sorted(os.environ),
         "directory": str(Path.cwd()),
         "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
@@ -42,20 +56,20 @@ def tell(arguments: list[str]) -> int:
     }
     with contextlib.suppress(OSError):
         Path(f"/tmp/pcm-{os.getpid()}").unlink()
-    print(json.dumps(told), flush=True)
+    _say(json.dumps(told))
     return 3
 
 
 def echo(_: list[str]) -> int:
     """Give back what comes in, until it ends."""
     while line := sys.stdin.readline():
-        print(line.strip().upper(), flush=True)
+        _say(line.strip().upper())
     return 0
 
 
 def hang(_: list[str]) -> int:
     """Stay."""
-    print("here", flush=True)
+    _say("here")
     time.sleep(60)
     return 0
 

@@ -167,7 +167,9 @@ def test_a_run_neither_waits_for_nor_kills_our_own_children(machine: LinuxMachin
         child.close()
 
 
-def test_a_child_that_cannot_begin_says_so_by_its_exit_code(machine: LinuxMachine, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_child_that_cannot_begin_says_so_by_its_exit_code(
+    machine: LinuxMachine, capfd: pytest.CaptureFixture[str]
+) -> None:
     child = machine.spawn(OwnProgram("pcm.service.machine.nowhere", pipes=True))
     try:
         assert child.wait(10) == 1

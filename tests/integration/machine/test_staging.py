@@ -190,7 +190,7 @@ def test_a_race_of_folder_and_link_never_writes_outside(root: Path, opener: Open
             stop.set()
             racer.join()
     assert list(outside.iterdir()) == []
-    assert written and refused, "the race was not close enough to prove anything"
+    assert min(written, refused) > 0, "the race was not close enough to prove anything"
 
 
 def test_a_second_staging_of_one_run_is_refused(root: Path, staging: StagingDirectory) -> None:
@@ -260,24 +260,19 @@ def test_a_damaged_object_of_the_store_is_refused(staging: StagingDirectory, tmp
 
 
 CHANGES = {
-    "bytes": lambda place: (place / "setup").write_bytes(b"#!/bin/sH\n"),
-    "longer": lambda place: (place / "setup").write_bytes(b"#!/bin/sh\nrm -rf /\n"),
-    "missing": lambda place: (place / "setup").unlink(),
-    "added": lambda place: (place / "planted.so").write_bytes(b""),
-    "added below": lambda place: (place / "lib/planted.so").write_bytes(b""),
-    "bit": lambda place: (place / "setup").chmod(0o600),
-    "writable": lambda place: (place / "setup").chmod(0o722),
-    "second name": lambda place: (place.parent / "second").hardlink_to(place / "setup"),
-    "link": lambda place: (
-        (place / "setup").rename(place.parent / "x"),
-        (place / "setup").symlink_to(place.parent / "x"),
-    ),
-    "folder link": lambda place: (
-        (place / "lib").rename(place.parent / "y"),
-        (place / "lib").symlink_to(place.parent / "y"),
-    ),
-    "fifo": lambda place: ((place / "setup").unlink(), os.mkfifo(place / "setup")),
-    "folder": lambda place: ((place / "setup").unlink(), (place / "setup").mkdir()),
+    "bytes": "printf '#!/bin/sH\\n' >setup",
+    "longer": "echo 'rm -rf /' >>setup",
+    "missing": "rm setup",
+    "added": "touch planted.so",
+    "added below": "touch lib/planted.so",
+    "added link": "ln -s /etc/passwd lib/link",
+    "bit": "chmod 600 setup",
+    "writable": "chmod 722 setup",
+    "second name": "ln setup ../second",
+    "link": "mv setup ../x && ln -s ../x setup",
+    "folder link": "mv lib ../y && ln -s ../y lib",
+    "fifo": "rm setup && mkfifo setup",
+    "folder": "rm setup && mkdir setup",
 }
 
 
@@ -287,7 +282,7 @@ def test_the_file_that_was_hashed_is_the_file_that_runs(staging: StagingDirector
     staging.add(files[0], [b"#!/bin/sh\n"])
     staging.add(files[1], [b"data"])
     staging.verify(files)
-    CHANGES[how](staging.path)
+    subprocess.run(["/bin/sh", "-c", CHANGES[how]], cwd=staging.path, check=True)
     with pytest.raises(TrustError) as refused:
         staging.verify(files)
     assert refused.value.code == "trust.staging_changed"

@@ -104,7 +104,7 @@ def test_once_recognised_stays_recognised(reference: RunReference, started: list
     shell.stdin.write(b"\n")
     shell.stdin.close()
     end = time.monotonic() + 10
-    while os.readlink(f"/proc/{shell.pid}/fd/1") != "/dev/null":
+    while str(Path(f"/proc/{shell.pid}/fd/1").readlink()) != "/dev/null":
         assert time.monotonic() < end
         time.sleep(0.01)
     assert shell.pid in ids(tree)

@@ -135,14 +135,17 @@ def _detect_file(detection: FileDetection) -> Detected:
 
 def _hash_of(path: Path) -> str | None:
     """SHA-256 of a regular file; None for anything else (a FIFO would block, a device never end)."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    descriptor = os.open(path, flags)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return None
         digest = hashlib.sha256()
-        while chunk := file.read(_CHUNK_BYTES):
+        while chunk := os.read(descriptor, _CHUNK_BYTES):
             digest.update(chunk)
         return digest.hexdigest()
+    finally:
+        os.close(descriptor)
 
 
 def _detect_dpkg(detection: DpkgDetection, look: Look) -> Detected:

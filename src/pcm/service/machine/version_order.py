@@ -75,7 +75,8 @@ def _debian_key(version: str) -> tuple[object, ...]:
 def _debian_order(text: str) -> tuple[tuple[tuple[int, ...], int], ...]:
     # each pair of letters and number; the closing 0 makes the end of the letters sort after '~' and before all else, and the
     # closing empty pair does so for the end of the text
-    parts = [(letters, number) for letters, number in _DEBIAN_PARTS.findall(text) if letters or number]
+    # no text at all is the same as '0' (a missing revision)
+    parts = [(letters, number) for letters, number in _DEBIAN_PARTS.findall(text or "0") if letters or number]
     return tuple(((*map(_debian_rank, letters), 0), int(number or 0)) for letters, number in [*parts, ("", "")])
 
 

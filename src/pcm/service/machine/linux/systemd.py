@@ -129,12 +129,12 @@ class SystemdProcesses:
             return
         bus = Bus()
         try:
-            for member, signature, arguments in (
-                ("StopUnit", "ss", (unit_name(reference.run_id), "replace")),
-                ("ResetFailedUnit", "s", (unit_name(reference.run_id),)),
-            ):
-                with contextlib.suppress(BusError):  # it is not loaded (any more)
-                    bus.call(member, signature, *arguments)
+            bus.call("Subscribe")
+            with contextlib.suppress(BusError):  # it is not loaded (any more)
+                (job,) = bus.call("StopUnit", "ss", unit_name(reference.run_id), "replace")
+                bus.job_result(job)
+            with contextlib.suppress(BusError):  # it had not failed
+                bus.call("ResetFailedUnit", "s", unit_name(reference.run_id))
         finally:
             bus.close()
 

@@ -69,6 +69,9 @@ def unit_settings(
         ("Type", ("s", "exec")),
         ("ExitType", ("s", "cgroup")),
         ("RemainAfterExit", ("b", True)),
+        # however the program ends, the unit stays 'exited' and not 'failed': then systemd also keeps the output pipe open, with
+        # what no worker has read yet. 200 to 243 are systemd's own way to say that it could not even start the program
+        ("SuccessExitStatus", ("(aiai)", ([*range(200), *range(244, 256)], list(range(1, 32))))),
         ("KillMode", ("s", "control-group")),
         ("RuntimeMaxUSec", ("t", int((launch.timeout_s + _NET_S) * 1e6))),
         ("TimeoutStopUSec", ("t", int(max(launch.grace_s, 0.001) * 1e6))),
@@ -81,13 +84,22 @@ def unit_settings(
         ("StandardInput", ("s", "null")),
         ("StandardOutputFileDescriptor", ("h", 0)),
         ("StandardErrorFileDescriptor", ("h", 0)),
-        ("ExecStartEx", ("a(sasas)", [(launch.argv[0], list(launch.argv), ["no-env-expand"])])),
+        ("ExecStart", ("a(sasb)", [(launch.argv[0], [_literal(argument) for argument in launch.argv], False)])),
     ]
     if account.user_id != os.geteuid():
         settings.append(("User", ("s", account.name or str(account.user_id))))
         if not account.name:
             settings.append(("Group", ("s", str(account.group_id))))
     return settings
+
+
+def _literal(argument: str) -> str:
+    """Write an argument so that systemd puts no variable into it (systemd.service(5), "Command Lines").
+
+    Not by ExecStartEx's `no-env-expand`: version 252 writes that down in a form that it cannot read again, and takes the unit for
+    broken as soon as an installer lets systemd reload its units.
+    """
+    return argument.replace("$", "$$")
 
 
 def unit_name(run_id: str) -> str:
