@@ -18,7 +18,7 @@ class FileDetection(msgspec.Struct, frozen=True, tag="file", tag_field="kind", f
     """A file exists at an absolute path, and has this hash if one is given."""
 
     path: _Text
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None = None
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")] | None = None
 
 
 class DpkgDetection(msgspec.Struct, frozen=True, tag="dpkg", tag_field="kind"):

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from pcm.model.package import Release, Sha256
+from pcm.model.schedule import check_moment
 
 Text = Annotated[str, msgspec.Meta(max_length=400)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -26,7 +27,7 @@ class Deferral(msgspec.Struct, frozen=True, omit_defaults=True):
     """How often, and until how long after the deadline, a user may say 'later'. Zero times: not at all."""
 
     times: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
-    max_s: Count = 0
+    max_s: Annotated[int, msgspec.Meta(ge=0, le=3660 * 86_400)] = 0
 
 
 class Notify(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -52,7 +53,7 @@ class Instruction(msgspec.Struct, frozen=True, omit_defaults=True):
 
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     generation: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
-    job: Annotated[str, msgspec.Meta(pattern="^j[0-9a-z]{10}$")]
+    job: Annotated[str, msgspec.Meta(pattern=r"^j[0-9a-z]{10}$(?!\n)")]
     package: Text
     version: Text
     release: Release
@@ -74,8 +75,9 @@ class Instruction(msgspec.Struct, frozen=True, omit_defaults=True):
     approvals: Annotated[tuple[Approval, ...], msgspec.Meta(max_length=16)] = ()
 
     def __post_init__(self) -> None:
-        for moment in (self.offer_after, self.mandatory_after, self.expires_after):
-            if moment is not None and moment.tzinfo is None:
-                raise ValueError("times need an offset, such as 2026-01-31T12:00:00Z")
+        for name in ("offer_after", "mandatory_after", "expires_after"):
+            moment: datetime | None = getattr(self, name)
+            if moment is not None:
+                check_moment(moment, name)
         if self.purpose == "mandatory" and self.mandatory_after is None:
             raise ValueError("a mandatory instruction needs mandatory_after")

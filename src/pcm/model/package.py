@@ -12,7 +12,7 @@ from pcm.model.names import check_name, check_platform
 from pcm.model.paths import check_paths
 from pcm.model.program import Parameter, Program, check_placeholders
 
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Release = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 MAX_FILES = 200_000
 

@@ -15,6 +15,7 @@ from pcm.model.errors import RequestError
 from pcm.model.names import check_name
 
 Argument = Annotated[str, msgspec.Meta(max_length=4000)]
+Variable = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$(?!\n)")]
 Seconds = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 Code = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**32 - 1)]
 Codes = Annotated[tuple[Code, ...], msgspec.Meta(max_length=64)]
@@ -115,9 +116,7 @@ class Program(msgspec.Struct, frozen=True, omit_defaults=True):
     timeout_s: Seconds = 3600
     exit_codes: ExitCodes = ExitCodes()
     working_directory: Annotated[str, msgspec.Meta(max_length=400)] | None = None
-    environment: dict[Annotated[str, msgspec.Meta(pattern="^[A-Za-z_][A-Za-z0-9_]{0,99}$")], Argument] = msgspec.field(
-        default_factory=dict
-    )
+    environment: dict[Variable, Argument] = msgspec.field(default_factory=dict)
     detect: Detection | None = None
     health: Detection | None = None
     rollback_to: str | None = None

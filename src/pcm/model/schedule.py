@@ -11,7 +11,8 @@ import msgspec
 
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_TIME = "^([01][0-9]|2[0-3]):[0-5][0-9]$"
+_TIME = r"^([01][0-9]|2[0-3]):[0-5][0-9]$(?!\n)"
+_FIRST_YEAR, _LAST_YEAR = 1971, 9000  # far from where `datetime` ends, so that no order can make a calculation overflow
 
 
 class Window(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -21,6 +22,20 @@ class Window(msgspec.Struct, frozen=True, omit_defaults=True):
     start: Annotated[str, msgspec.Meta(pattern=_TIME)]
     minutes: Annotated[int, msgspec.Meta(ge=1, le=7 * 24 * 60)]
     clock: Literal["utc", "client"] = "client"
+
+
+def check_moment(moment: datetime, name: str) -> None:
+    """Check that a time from elsewhere has an offset, and lies where spans and time zones can be added to it.
+
+    Raises:
+        ValueError: naming the field; a Struct's own decoder says where.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f"{name} needs an offset, such as 2026-01-31T12:00:00Z")
+    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+        raise ValueError(
+            f"{name} lies in the year {moment.year}; years from {_FIRST_YEAR} to {_LAST_YEAR} are understood"
+        )
 
 
 def resolve(moment: datetime, clock: Literal["utc", "client"], zone: tzinfo) -> datetime:

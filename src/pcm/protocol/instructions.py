@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from pcm.model.instruction import Count, Instruction
-from pcm.model.schedule import Window
+from pcm.model.schedule import Window, check_moment
 from pcm.protocol import codec
 
 KIND = "pcm.instructions"
@@ -38,7 +38,7 @@ class Instructions(codec.Document, frozen=True, kw_only=True, omit_defaults=True
     """One client's instruction file. Times aware, UTC. `serial` counts up with every change of the body."""
 
     site: Annotated[str, msgspec.Meta(max_length=63)]
-    client_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    client_id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
     serial: Version
     issued: datetime
     expires: datetime
@@ -51,8 +51,8 @@ class Instructions(codec.Document, frozen=True, kw_only=True, omit_defaults=True
     instructions: Annotated[tuple[Instruction, ...], msgspec.Meta(max_length=10_000)] = ()
 
     def __post_init__(self) -> None:
-        if self.issued.tzinfo is None or self.expires.tzinfo is None:
-            raise ValueError("issued and expires need an offset")
+        check_moment(self.issued, "issued")
+        check_moment(self.expires, "expires")
         ids = {instruction.id for instruction in self.instructions}
         if len(ids) != len(self.instructions):
             raise ValueError("two instructions have the same id")

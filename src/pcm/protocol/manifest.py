@@ -10,6 +10,7 @@ import msgspec
 
 from pcm.model.errors import RequestError
 from pcm.model.package import Package, check_package
+from pcm.model.schedule import check_moment
 from pcm.protocol import codec
 
 KIND = "pcm.manifest"
@@ -23,8 +24,7 @@ class Manifest(Package, frozen=True, kw_only=True, omit_defaults=True, tag_field
     spec: str = msgspec.field(default_factory=lambda: codec.SPEC)
 
     def __post_init__(self) -> None:
-        if self.signed_at.tzinfo is None:
-            raise ValueError("signed_at needs an offset")
+        check_moment(self.signed_at, "signed_at")
 
 
 def read_manifest(data: bytes) -> Manifest:

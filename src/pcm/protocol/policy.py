@@ -21,7 +21,7 @@ class Approver(msgspec.Struct, frozen=True):
     """A person whose signature counts as an approval. `public_key`: ed25519, 64 hexadecimal digits."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
-    public_key: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    public_key: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 
 
 class SitePolicy(codec.Document, frozen=True, kw_only=True, omit_defaults=True, tag=KIND):

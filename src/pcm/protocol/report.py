@@ -13,6 +13,7 @@ from pcm.model.assignment import State
 from pcm.model.facts import Facts
 from pcm.model.instruction import Count
 from pcm.model.package import Sha256
+from pcm.model.schedule import check_moment
 from pcm.protocol import codec
 
 KIND = "pcm.report"
@@ -29,15 +30,19 @@ class RunResult(msgspec.Struct, frozen=True, omit_defaults=True):
     `exit_code` None: ended by a signal, timed out or unknown. `detected` None: the program has no detection.
     """
 
-    run: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    run: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
     started: datetime
     ended: datetime
-    exit_code: int | None = None
+    exit_code: Annotated[int, msgspec.Meta(ge=-(2**31), le=2**32 - 1)] | None = None
     exit_class: Annotated[str, msgspec.Meta(max_length=40)] = "failed"
     timed_out: bool = False
     detected: bool | None = None
     output_tail: Annotated[str, msgspec.Meta(max_length=MAX_TAIL)] = ""
     output_bytes: Count = 0
+
+    def __post_init__(self) -> None:
+        check_moment(self.started, "started")
+        check_moment(self.ended, "ended")
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -45,12 +50,15 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
 
     instruction: Annotated[str, msgspec.Meta(max_length=64)]
     job: Annotated[str, msgspec.Meta(max_length=40)]
-    generation: Annotated[int, msgspec.Meta(ge=1)]
+    generation: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
     state: State
     at: datetime
     code: Annotated[str, msgspec.Meta(max_length=80)] = ""
     reason: _Text = ""
     result: RunResult | None = None
+
+    def __post_init__(self) -> None:
+        check_moment(self.at, "at")
 
 
 class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -60,14 +68,17 @@ class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
     at: datetime
     reason: _Text = ""
     source: _Text = ""
-    count: Annotated[int, msgspec.Meta(ge=1)] = 1
+    count: Annotated[int, msgspec.Meta(ge=1, le=2**53)] = 1
+
+    def __post_init__(self) -> None:
+        check_moment(self.at, "at")
 
 
 class Report(codec.Document, frozen=True, kw_only=True, omit_defaults=True, tag=KIND):
     """One status report."""
 
     site: Annotated[str, msgspec.Meta(max_length=63)]
-    client_id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    client_id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
     seq: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
     prev_sha256: Sha256 | None = None
     boot_id: Annotated[str, msgspec.Meta(max_length=64)]
@@ -77,6 +88,9 @@ class Report(codec.Document, frozen=True, kw_only=True, omit_defaults=True, tag=
     facts: Facts | None = None
     outcomes: Annotated[tuple[Outcome, ...], msgspec.Meta(max_length=1000)] = ()
     refusals: Annotated[tuple[Refusal, ...], msgspec.Meta(max_length=100)] = ()
+
+    def __post_init__(self) -> None:
+        check_moment(self.sent, "sent")
 
 
 def read_report(data: bytes) -> Report:
