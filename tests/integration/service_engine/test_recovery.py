@@ -13,7 +13,8 @@ from pcm.model.detection import FileDetection
 from pcm.model.program import ExitCodes, Program
 from pcm.service import recovery
 from pcm.service.machine.here import this_machine
-from pcm.service.machine.interface import Launch
+from pcm.service.machine.interface import Launch, RunningProgram, RunReference
+from pcm.service.machine.linux.computer import LinuxMachine
 from pcm.service.planner import plan
 from pcm.service.records import RunRecord
 from tests.integration.service_engine.trivial import Client, Rebooted, wait_for
@@ -120,15 +121,27 @@ def kill(child: int) -> None:
     os.waitpid(child, 0)
 
 
+class LetsGo(LinuxMachine):
+    """Lets the program end once it has been found again, and not before."""
+
+    def __init__(self, go: Path) -> None:
+        super().__init__()
+        self.go = go
+
+    def find_again(self, reference: RunReference) -> RunningProgram | None:
+        found = super().find_again(reference)
+        self.go.touch()
+        return found
+
+
 def test_q158644_survivors_of_a_dead_worker_are_waited_for_and_run_only_once(home: Path) -> None:
     script = b'#!/bin/sh\necho x >> "$1/counter"\necho begun\nwhile [ ! -e "$1/go" ]; do sleep 0.05; done\ntouch "$1/installed"\n'
     program = Program(argv=("setup", str(home)), detect=FileDetection(path=str(home / "installed")), timeout_s=60)
     child = run_in_a_worker_that_dies(home, script, program)
     wait_for((home / "counter").exists)
     kill(child)
-    client = Client(home, {"install": program}, setup=script)
+    client = Client(home, {"install": program}, machine=LetsGo(home / "go"), setup=script)
     [open_run] = client.context.history.open_runs()
-    (home / "go").touch()
     client.check(client.instruction())
     assert (state_of(client), client.counted()) == ((Stage.SUCCEEDED, "run.interrupted"), 1)
     [ended] = client.context.history.runs(open_run.instruction, 1)
