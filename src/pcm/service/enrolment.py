@@ -129,8 +129,8 @@ def ask_site(
         try:
             return _ask(network, server, body, identity), server
         except TransferError as error:
-            failures.append(error)
-    told = "; ".join(error.message for error in failures)
+            failures.append(TransferError(f"{server}: {error.message}", code=error.code))
+    told = "; ".join(error.message.rstrip(".") for error in failures)
     raise TransferError(
         f"No logon server could enrol this computer: {told}. Nothing was configured.",
         code=failures[-1].code,

@@ -68,7 +68,8 @@ def find_break(connection: sqlite3.Connection) -> int | None:
     previous: str | None = None
     expected = 1
     for seq, named, body, digest in _rows(connection):
-        if seq != expected or named != previous or digest != _seal(seq, previous, body):
+        fits = seq == expected and named == previous and isinstance(body, bytes)
+        if not fits or digest != _seal(seq, previous, body):
             return expected
         previous, expected = digest, expected + 1
     return None

@@ -128,6 +128,7 @@ def _once(parsed: argparse.Namespace, places: Places) -> int:
 
 def _run(_parsed: argparse.Namespace, places: Places) -> int:
     from pcm.service.machine.here import this_machine  # noqa: PLC0415
+    from pcm.service.machine.resident import become_own  # noqa: PLC0415
 
     machine = this_machine()
     if places.home is None and not machine.is_administrator():
@@ -135,9 +136,7 @@ def _run(_parsed: argparse.Namespace, places: Places) -> int:
     create_places(places)
     require_protected(places, machine)
     sys.stdout.flush()
-    # a fresh interpreter for what stays in memory for ever
-    code = "import sys; from pcm.service.supervisor import main; sys.exit(main())"
-    os.execv(sys.executable, [sys.executable, "-I", "-c", code, str(places.runtime), *places.arguments()])  # noqa: S606
+    become_own("pcm.service.supervisor", (str(places.runtime), *places.arguments()))
 
 
 def _sync(parsed: argparse.Namespace, places: Places) -> int:

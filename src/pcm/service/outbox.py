@@ -35,6 +35,7 @@ from pcm.trust.envelopes import sign_as_client
 FACTS = "reported.facts"
 STOOD_ON = "reported.stood_on"
 ACKNOWLEDGED = "outbox.acknowledged"  # number and hash; outlives the database, so that the chain goes on
+REFUSED = "outbox.refused"  # number of the last report that the site would not take
 MOST_OUTCOMES = 200  # in one report: results carry up to 8 KB of output each
 MOST_REFUSALS = 100
 DROP_FOLDER = "reports"
@@ -191,8 +192,11 @@ class Outbox:
                 taken, _ = servers.ask(offer, clock(), network.chance)
             except TransferError as error:
                 return Sent(acknowledged, self.waiting(), error)
-            except RequestError as error:  # the site says that this report itself is wrong: it is kept, and told
-                self._state.refuse(f"report.{error.code}", clock(), error.message[:1000], "outbox")
+            except RequestError as error:  # the site says that this report itself is wrong: it is kept, and told once
+                if self._state.meta(REFUSED) != str(seq):
+                    with self._state.transaction():
+                        self._state.set_meta(REFUSED, str(seq))
+                        self._state.refuse(error.code, clock(), error.message[:1000], "outbox")
                 return Sent(acknowledged, self.waiting(), error)
             if taken >= seq:
                 self.acknowledge(seq, clock())
@@ -218,7 +222,7 @@ class Outbox:
             if answer.status != 200:
                 text = body[:200].decode("utf-8", "replace")
                 raise RequestError(
-                    f"{server} did not take report {seq} ({answer.status}): {text}", code=f"status_{answer.status}"
+                    f"{server} did not take report {seq} ({answer.status}): {text}", code="report.refused"
                 )
         try:
             parsed: _Acknowledgement = codec.parse(

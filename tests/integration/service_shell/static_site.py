@@ -54,17 +54,15 @@ class StaticSite(SimulatedSite):
         script = f"#!/bin/sh\necho installed >> {marker}\necho done\n".encode()
         sha256 = hashlib.sha256(script).hexdigest()
         put(self.distribution_folder / object_path(sha256), b"".join(pack(io.BytesIO(script), len(script))))
-        manifest = a_manifest(
-            package=name,
-            release=release,
-            platforms=("linux-any",),
-            files=(PackageFile("setup.sh", len(script), sha256, executable=True),),
-            parameters={},
-            **{
-                "programs": {"install": Program(argv=("setup.sh",), user_requestable=True)},
-                **changes,
-            },
-        )
+        values: dict[str, Any] = {
+            "package": name,
+            "release": release,
+            "platforms": ("linux-any",),
+            "files": (PackageFile("setup.sh", len(script), sha256, executable=True),),
+            "parameters": {},
+            "programs": {"install": Program(argv=("setup.sh",), user_requestable=True)},
+        }
+        manifest = a_manifest(**{**values, **changes})
         self.publish_manifest(manifest)
         self.write()
         return manifest

@@ -1,8 +1,14 @@
 """The client's whole way, steps 6 to 12, over folders: as real processes, with real signatures."""
 
+from datetime import timedelta
 from pathlib import Path
 
+from pcm.model.assignment import State as Stage
+from pcm.service.journal import Journal
+from pcm.service.state import State
+from pcm.trust.floors import Floor, Floors
 from tests.integration.service_shell.static_site import Client, StaticSite
+from tests.unit.trust.simulated import utc_now
 
 
 def test_a_mandatory_order_runs_once_and_is_reported(site: StaticSite, client: Client, marker: Path) -> None:
@@ -19,3 +25,112 @@ def test_a_mandatory_order_runs_once_and_is_reported(site: StaticSite, client: C
     assert marker.read_text() == "installed\n"
     reports = list((site.logon_folder / "reports").glob(f"{client.client_id}.*.json"))
     assert len(reports) == 1
+
+
+def test_q269768_what_the_newest_file_does_not_name_is_withdrawn(
+    site: StaticSite, client: Client, marker: Path
+) -> None:
+    manifest = site.package(marker)
+    site.order(client.client_id, [client.mandatory(manifest, mandatory_after=utc_now() + timedelta(days=1))])
+    client.once()
+    site.order(client.client_id, [])
+    client.once()
+    assert client.items() == {}
+    with State.open(client.places.state, utc_now()) as state:
+        assert [record.state for record in Journal(state).records()] == [Stage.WITHDRAWN]
+    assert not marker.exists()
+
+
+def test_q166765_the_same_order_again_runs_nothing_and_a_new_generation_does(
+    site: StaticSite, client: Client, marker: Path
+) -> None:
+    manifest = site.package(marker)
+    for _ in range(2):
+        site.order(client.client_id, [client.mandatory(manifest)])
+        client.once()
+    assert marker.read_text() == "installed\n"
+    site.order(client.client_id, [client.mandatory(manifest, generation=2)])
+    client.once()
+    assert marker.read_text() == "installed\n" * 2
+
+
+def test_q168130_one_bad_instruction_stops_no_other(site: StaticSite, client: Client, marker: Path) -> None:
+    good, bad = site.package(marker), site.package(marker, name="bad", release=1)
+    site.withdraw(bad)
+    site.write()
+    site.order(client.client_id, [client.mandatory(bad, number=1), client.mandatory(good, number=2)])
+    client.once()
+    items = client.items()
+    assert (items["bad"]["state"], items["bad"]["code"]) == ("refused", "trust.unsigned_program")
+    assert items["viewer"]["state"] == "succeeded"
+
+
+def test_q156250_another_platforms_package_is_not_applicable(site: StaticSite, client: Client, marker: Path) -> None:
+    manifest = site.package(marker, platforms=("windows-x86_64",))
+    site.order(client.client_id, [client.mandatory(manifest)])
+    client.once()
+    assert client.items()["viewer"]["state"] == "not_applicable"
+
+
+def test_q160855_a_newer_major_version_is_refused_by_name(site: StaticSite, client: Client, marker: Path) -> None:
+    body = site.body(client.client_id, serial=1).replace(b'"spec":"1.0"', b'"spec":"2.0"')
+    site.instruct(body, client=client.client_id)
+    site.write()
+    assert client.once(code=1)["problem"]["code"] == "trust.unknown_version"
+
+
+def test_newer_minor_fields_are_ignored(site: StaticSite, client: Client) -> None:
+    body = site.body(client.client_id, serial=1).replace(b'"spec":"1.0"', b'"spec":"1.9","later":[1]')
+    site.instruct(body, client=client.client_id)
+    site.write()
+    assert client.once()["problem"] is None
+
+
+def test_without_a_distribution_server_it_waits_and_says_so(site: StaticSite, client: Client, marker: Path) -> None:
+    site.order(client.client_id, [client.mandatory(site.package(marker))])
+    site.distribution_folder.rename(site.folder / "away")
+    client.once()
+    item = client.items()["viewer"]
+    assert (item["state"], item["code"]) == ("waiting", "wait.source")
+    assert "NO   source:" in client.run("why", item["job"]).stdout
+    (site.folder / "away").rename(site.distribution_folder)
+    client.once()
+    assert marker.read_text() == "installed\n"
+
+
+def test_a_clock_that_is_a_day_behind_starts_nothing(site: StaticSite, client: Client, marker: Path) -> None:
+    """As far as this client can know: signed files have proven a later time than its clock shows."""
+    soon = utc_now() + timedelta(seconds=1)
+    site.order(client.client_id, [client.mandatory(site.package(marker), mandatory_after=soon)])
+    client.once()
+    with State.open(client.places.state, utc_now()) as state:
+        known = state.floors("instructions")
+        tomorrow = int((utc_now() + timedelta(days=1)).timestamp() * 1000)
+        role = next(name for name in known.roles if name.startswith("timestamp"))
+        raised = Floor(tomorrow, known.roles[role].keys)
+        state.store_floors("instructions", Floors({**known.roles, role: raised}))
+    while utc_now() < soon:
+        pass
+    assert client.once(code=1)["problem"]["code"] == "trust.clock"
+    assert not marker.exists()
+    assert client.items()["viewer"]["code"] == "trust.clock"
+
+
+def test_expired_signatures_start_nothing_although_the_instruction_stands(
+    site: StaticSite, client: Client, marker: Path
+) -> None:
+    """A clock a day ahead, or servers gone for longer than a lease: check 13."""
+    soon = utc_now() + timedelta(seconds=1)
+    site.order(client.client_id, [client.mandatory(site.package(marker), mandatory_after=soon)])
+    client.once()
+    with State.open(client.places.state, utc_now()) as state:
+        state.set_meta("instructions.valid_until", "2026-01-01T00:00:00.000000+00:00")
+    site.logon_folder.rename(site.folder / "away")
+    while utc_now() < soon:
+        pass
+    client.once(code=5)
+    assert not marker.exists()
+    assert client.items()["viewer"]["code"] == "trust.freeze"
+    (site.folder / "away").rename(site.logon_folder)
+    client.once()
+    assert marker.exists()

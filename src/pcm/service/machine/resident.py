@@ -9,6 +9,10 @@ import os
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 _SO_PEERCRED = 17  # Linux, include/uapi/asm-generic/socket.h
 _SOL_SOCKET = 1
 
@@ -55,6 +59,16 @@ def start_own(module: str, arguments: tuple[str, ...], stdin: int, stdout: int) 
         setsid=True,
     )
     return Child(process_id)
+
+
+def become_own(module: str, arguments: tuple[str, ...]) -> "NoReturn":
+    """Go on as `module.main()` in a fresh interpreter under this same process id, free of whatever was loaded until now.
+
+    Raises:
+        OSError: the interpreter cannot be started again.
+    """
+    code = f"import sys; from {module} import main; sys.exit(main())"
+    os.execv(sys.executable, [sys.executable, "-I", "-c", code, *arguments])  # noqa: S606 - our own program, no shell
 
 
 def try_lock(path: str) -> int | None:

@@ -1,0 +1,33 @@
+"""Tables for consoles: aligned, and without anything that could play tricks in a terminal."""
+
+from datetime import datetime, timedelta, timezone
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pcm.service import tables
+
+
+def test_columns_line_up_and_nothing_trails() -> None:
+    text = tables.table(("id", "state"), [("a", "waiting"), ("longer", "")])
+    assert text.splitlines() == ["ID      STATE", "a       waiting", "longer"]
+
+
+def test_no_rows_say_so() -> None:
+    assert tables.table(("id",), [], empty="No instructions.") == "No instructions."
+
+
+def test_pairs_leave_out_what_is_empty() -> None:
+    assert tables.pairs([("Site", "hq"), ("Serial", ""), ("Client id", "7")]) == "Site:      hq\nClient id: 7"
+
+
+def test_times_are_shown_in_utc() -> None:
+    assert tables.when(datetime(2026, 1, 31, 12, tzinfo=timezone(timedelta(hours=2)))) == "2026-01-31 10:00 UTC"
+    assert tables.when(None) == ""
+
+
+@given(st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=10))
+def test_one_line_each_whatever_is_in_the_cells(rows: list[tuple[str, str]]) -> None:
+    text = tables.table(("a", "b"), rows)
+    assert text.count("\n") == len(rows)
+    assert "\x1b" not in text
