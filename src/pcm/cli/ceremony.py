@@ -142,6 +142,8 @@ class CeremonyFolder:
                 document.remove_key(inner, find_key(known.keys, remove, role))
             if threshold is not None:
                 document.set_threshold(inner, threshold)
+            changed = ceremony.load_root(document.to_bytes()).signed.roles[inner]
+            ceremony.check_role(inner, len(changed.keyids), changed.threshold)
             self._keep(name, document.to_bytes())
         if role == "targets":
             self._keep(TARGETS, self._stage_targets().to_bytes())

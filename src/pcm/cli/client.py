@@ -126,7 +126,7 @@ def approve(settings: Settings, client: str, fingerprint: str | None) -> None:
                 f"{detail.client.host_name} ({detail.client.client_id[:12]}) will be a client of this site.\n"
                 f"Fingerprint: {detail.fingerprint} - compare it with what the computer shows.",
             )
-        view = api.post(f"/clients/{detail.client.client_id}/approve", None, ClientView)
+        view = api.post(f"/clients/{detail.client.client_id}/approve", None, ClientDetail).client
     if not show.print_data(view, settings.output):
         click.echo(printable(f"{view.host_name} is {view.state}."))
 
@@ -147,7 +147,7 @@ def revoke(settings: Settings, client: str) -> None:
             f"{view.host_name} ({view.client_id[:12]}, {view.state}) will be revoked: its key stops counting for good. "
             "To come back it must enrol anew. What is installed there stays.",
         )
-        view = api.post(f"/clients/{view.client_id}/revoke", None, ClientView)
+        view = api.post(f"/clients/{view.client_id}/revoke", None, ClientDetail).client
     if not show.print_data(view, settings.output):
         click.echo(printable(f"{view.host_name} is {view.state}."))
 

@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import logging
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,9 @@ class Serving:
             self._stop()
 
     async def _serve(self, signals: bool, on_ready: Callable[[], None] | None) -> None:
-        app = SiteApp(self.site, self.intake)
         host, port = self._listen
+        check_free(host, port)
+        app = SiteApp(self.site, self.intake)
         tls = self.site.configuration.tls
         files: dict[str, Any] = {}
         if tls is not None:
@@ -184,6 +186,21 @@ class Serving:
     def _on_fault(self) -> None:
         self._faults.append("rounds")
         self.stop()
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise if somebody listens at an address already: granian would share the port in silence.
+
+    Raises:
+        MachineError: `machine.address`.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise MachineError(f"The site cannot listen at {host}:{port}: {error}.", code="machine.address") from error
 
 
 def serve(folder: Path, *, listen: tuple[str, int] | None = None, on_ready: Callable[[], None] | None = None) -> None:
