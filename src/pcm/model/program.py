@@ -19,7 +19,7 @@ Variable = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$(?
 Seconds = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 Code = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**32 - 1)]
 Codes = Annotated[tuple[Code, ...], msgspec.Meta(max_length=64)]
-_PLACEHOLDER = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_.-]*=)?\{([A-Za-z][A-Za-z0-9_]{0,39})\}")
+_PLACEHOLDER = re.compile(r"(?:[-/]{0,2}[A-Za-z_][A-Za-z0-9_.-]*=)?\{([A-Za-z][A-Za-z0-9_]{0,39})\}")
 
 
 class ExitClass(Enum):
@@ -116,7 +116,9 @@ class Program(msgspec.Struct, frozen=True, omit_defaults=True):
     timeout_s: Seconds = 3600
     exit_codes: ExitCodes = ExitCodes()
     working_directory: Annotated[str, msgspec.Meta(max_length=400)] | None = None
-    environment: dict[Variable, Argument] = msgspec.field(default_factory=dict)
+    environment: dict[Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$(?!\n)")], Argument] = (
+        msgspec.field(default_factory=dict)
+    )
     detect: Detection | None = None
     health: Detection | None = None
     rollback_to: str | None = None
@@ -127,27 +129,27 @@ class Program(msgspec.Struct, frozen=True, omit_defaults=True):
     disk_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
 
     def __post_init__(self) -> None:
-        if not self.argv[0] or _placeholder_of(self.argv[0]) is not None:
+        if not self.argv[0] or placeholder_of(self.argv[0]) is not None:
             raise ValueError("the first argument names the program itself; it cannot be empty or a placeholder")
         if any("\0" in text for text in (*self.argv, *self.environment.values())):
             raise ValueError("an argument or environment value has a NUL character")
 
     def placeholders(self) -> frozenset[str]:
         """Names of the parameters that this command line uses."""
-        return frozenset(name for argument in self.argv if (name := _placeholder_of(argument)) is not None)
+        return frozenset(name for argument in self.argv if (name := placeholder_of(argument)) is not None)
 
 
 def check_placeholders(argv: tuple[str, ...], declared: frozenset[str]) -> None:
     """Check that each placeholder stands at the end of one argument of its own and names a declared parameter.
 
-    `NAME={VALUE}` is allowed as one argument that ends in a placeholder, because Windows Installer properties are written so;
-    the value still arrives inside that one argument and can never become a second one.
+    `NAME={VALUE}` and `--name={VALUE}` are allowed as one argument, because Windows Installer properties and many options
+    are written so; the value still arrives inside that one argument and can never become a second one.
 
     Raises:
         RequestError: `request.placeholder`.
     """
     for argument in argv:
-        name = _placeholder_of(argument)
+        name = placeholder_of(argument)
         if name is not None and name not in declared:
             raise RequestError(
                 f"argument {argument!r} uses the parameter {name!r}, which the package does not declare.",
@@ -155,7 +157,8 @@ def check_placeholders(argv: tuple[str, ...], declared: frozenset[str]) -> None:
             )
 
 
-def _placeholder_of(argument: str) -> str | None:
+def placeholder_of(argument: str) -> str | None:
+    """Name of the parameter that an argument takes its value from; None if it is fixed text."""
     match = _PLACEHOLDER.fullmatch(argument)
     return match.group(1) if match else None
 
@@ -188,7 +191,7 @@ def build_argv(program: Program, declared: dict[str, Parameter], given: dict[str
     values = check_parameters(declared, given)
     built: list[str] = []
     for argument in program.argv:
-        name = _placeholder_of(argument)
+        name = placeholder_of(argument)
         if name is None:
             built.append(argument)
         elif name not in values:

@@ -14,7 +14,7 @@ import msgspec
 from pcm.model.names import check_name, check_platform
 from pcm.model.package import Package, PackageFile, PackageReference, check_package
 from pcm.model.paths import check_relative_path
-from pcm.model.program import ExitCodes, Parameter, Program
+from pcm.model.program import ExitCodes, Parameter, Program, placeholder_of
 from pcm.protocol.detection_yaml import DETECTION
 from pcm.protocol.yaml_kinds import (
     FAILED,
@@ -273,7 +273,7 @@ def _check_argument(key: str, argument: str, declared: dict[str, Any], reading: 
     found = _BRACES.findall(argument)
     if not found:
         return
-    whole = re.fullmatch(r"(?:[A-Za-z_][A-Za-z0-9_.-]*=)?\{[A-Za-z][A-Za-z0-9_]*\}", argument)
+    whole = placeholder_of(argument) is not None
     place = reading.places[key]
     if whole and found[0] not in declared:
         known = ", ".join(declared) or "none is declared"

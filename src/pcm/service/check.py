@@ -163,9 +163,8 @@ class Check:
             plan = drain(self._context(), self._look)
             for line in due:
                 record = Journal(it.state).record(line.id)
-                it.say(
-                    f"{record.instruction.package} {record.instruction.version}: {record.state.value}. {record.reason}"
-                )
+                what = f"{record.instruction.package} {record.instruction.version}"
+                it.say(f"{what}: {record.state.value}. {record.reason}" + (f" [{record.code}]" if record.code else ""))
             return plan
         Journal(it.state).adopt(plan, it.clock())
         return plan
