@@ -39,7 +39,7 @@ def record(connection: Connection, now: datetime, actor: str, action: str, subje
         "actor": actor[:100],
         "action": action,
         "subject": subject[:400],
-        "detail": detail[:2000],
+        "detail": detail[:2000].replace("\0", "\ufffd"),
         "prev_sha256": prev,
     }
     connection.execute(insert(audit).values(**row, sha256=_digest(row)))

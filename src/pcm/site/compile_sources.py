@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, bindparam, or_, select, update
 
+from pcm.model.errors import PcmError
 from pcm.model.instruction import ManifestReference
 from pcm.model.job import JobOrder
 from pcm.protocol import codec
@@ -36,10 +37,11 @@ class Sources:
 
     def __init__(self, connection: Connection, ids: list[int], proofs_of: ProofsOf) -> None:
         rows = connection.execute(_undone(ids)).all()
+        self._broken: dict[str, PcmError] = {}
         self._templates = self._load_jobs(connection, {row.job for row in rows}, proofs_of)
         self._by_client: dict[int, list[AnyRow]] = defaultdict(list)
         for row in rows:
-            if row.job in self._templates:
+            if row.job in self._templates or row.job in self._broken:
                 self._by_client[row.client].append(row)
         self._standing = self._load_standing(connection, ids)
         self._cancelling: dict[int, list[int]] = defaultdict(list)
@@ -52,9 +54,12 @@ class Sources:
         """One client's instructions, oldest job first.
 
         Raises:
-            RequestError: `protocol.malformed`: a stored order cannot be read.
+            RequestError: `protocol.malformed`: one of its jobs cannot be read. Its file stays as it is, rather than lose a job.
         """
         standing = self._standing[client]
+        for row in self._by_client[client]:
+            if row.job in self._broken:
+                raise self._broken[row.job]
         return [self._templates[row.job].render(client_id, standing) for row in self._by_client[client]]
 
     def note_served(self, client: int, serial: int) -> None:
@@ -91,11 +96,15 @@ class Sources:
             .where(jobs.c.id.in_(names))
         ).all()
         signed = approvals.count_signers(connection, names)
-        return {
-            row.id: JobTemplate(_facts(connection, row, signed.get(row.id, 0), proofs_of))
-            for row in rows
-            if signed.get(row.id, 0) >= row.approvals_needed
-        }
+        templates: dict[str, JobTemplate] = {}
+        for row in rows:
+            if signed.get(row.id, 0) < row.approvals_needed:
+                continue
+            try:
+                templates[row.id] = JobTemplate(_facts(connection, row, signed.get(row.id, 0), proofs_of))
+            except PcmError as error:
+                self._broken[row.id] = error
+        return templates
 
     def _load_standing(self, connection: Connection, ids: list[int]) -> dict[int, dict[str, str]]:
         """For jobs that others wait for: client → job → state."""

@@ -80,14 +80,15 @@ def receive(connection: Connection, client: AnyRow, received: Received, *, dropp
 
 
 def _repeated(connection: Connection, client: AnyRow, received: Received, now: datetime) -> Verdict:
-    if received.seq == client.last_seq:
-        known: str | None = client.last_report_sha256
-    else:
-        known = connection.execute(
+    known = set(
+        connection.execute(
             select(reports.c.payload_sha256).where(reports.c.client == client.id, reports.c.seq == received.seq)
-        ).scalar()
-    # None: so old that it is no longer kept; it changes nothing
-    if known is None or known == received.payload_sha256:
+        ).scalars()
+    )
+    if received.seq == client.last_seq:
+        known = {client.last_report_sha256}
+    # nothing known: so old that it is no longer kept, and changes nothing
+    if not known or received.payload_sha256 in known:
         return Verdict(client.last_seq)
     return _fork(connection, client, received, now)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, create_engine, event, make_url, text
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pcm.model.errors import RequestError, StoreError
@@ -130,6 +130,10 @@ def _mapped() -> Iterator[None]:
     except IntegrityError as error:
         raise StoreError(
             f"The database refuses a contradiction: {_first_line(error)}.", code="store.conflict"
+        ) from error
+    except DataError as error:  # PostgreSQL refuses text with NUL, and numbers out of range
+        raise RequestError(
+            f"A value cannot be stored or searched for: {_first_line(error)}.", code="request.value"
         ) from error
     except (OperationalError, PoolTimeout) as error:
         raise StoreError(f"The database does not answer: {_first_line(error)}.", code="store.busy") from error

@@ -261,7 +261,8 @@ reports = Table(
     Column("payload_sha256", String(64), nullable=False),
     Column("envelope", LargeBinary, nullable=False),
     Column("received", Moment, nullable=False, index=True),
-    UniqueConstraint("client", "seq"),
+    # the hash too: after a quarantine was lifted, a new chain may use numbers of the old one again
+    UniqueConstraint("client", "seq", "payload_sha256"),
 )
 
 poison = Table(

@@ -173,7 +173,7 @@ def _create_reports() -> None:
         sa.Column("received", Moment(), nullable=False),
         sa.ForeignKeyConstraint(["client"], ["clients.id"], name=op.f("fk_reports_client"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_reports")),
-        sa.UniqueConstraint("client", "seq", name=op.f("uq_reports_client_seq")),
+        sa.UniqueConstraint("client", "seq", "payload_sha256", name=op.f("uq_reports_client_seq_payload_sha256")),
     )
     op.create_index(op.f("ix_reports_received"), "reports", ["received"], unique=False)
 
