@@ -19,7 +19,7 @@ from pcm.service.history import History
 from pcm.service.journal import Journal
 from pcm.service.outlook import Outlook, local_zone
 from pcm.service.plan import Action, Finding, Line, Plan
-from pcm.service.planner_case import SETTLED
+from pcm.service.planner_case import DONE_WELL, SETTLED
 from pcm.service.records import InstructionRecord, RunRecord, to_time_or_none
 from pcm.service.state import State
 
@@ -96,7 +96,8 @@ def explain(state: State, outlook: Outlook, asker: Asker, wanted: str, now: date
     if line is None:
         lines = [_unplanned(record)]
     elif line.action is Action.DONE:  # what would have to hold for another run says nothing about this one
-        lines = [_why(line.trace[0])]
+        text = f"It is {record.state.value.replace('_', ' ')}. {record.reason}".strip()
+        lines = [local.WhyLine("target", text, record.state in DONE_WELL, record.code)]
     else:
         lines = [_why(finding) for finding in line.trace]
     lines += [_attempt(run) for run in History(state).runs(record.id, record.generation)]
