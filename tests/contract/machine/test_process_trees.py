@@ -19,10 +19,15 @@ def living_members(run_id: str) -> list[int]:
     return [each.id for each in all_processes().values() if each.alive and has_variable(each.id, mark)]
 
 
-@pytest.mark.parametrize("code", [0, 1, 7, 203, 255])
+@pytest.mark.parametrize("code", [0, 1, 7, 199, 200, 203, 243, 244, 255])
 def test_the_exit_code_is_the_programs_own(runs: Runs, code: int) -> None:
-    ended = runs.shell(f"exit {code}")
+    ended = runs.shell(f"echo {code}; exit {code}")
     assert (ended.exit_code, ended.signal, ended.timed_out) == (code, None, False)
+
+
+@pytest.mark.parametrize("code", [0, 1, 200, 203])
+def test_an_exit_code_needs_no_words(runs: Runs, code: int) -> None:
+    assert runs.shell(f"exit {code}").exit_code == code
 
 
 def test_an_end_by_signal_is_no_exit_code(runs: Runs) -> None:

@@ -154,6 +154,16 @@ def test_what_is_not_executable_is_an_error(runs: Runs, tmp_path: Path) -> None:
     assert refused.value.code == "machine.not_executable"
 
 
+@pytest.mark.parametrize("content", ["#!/nowhere/sh\n", "#!\n"])
+def test_a_script_without_its_interpreter_is_an_error(runs: Runs, tmp_path: Path, content: str) -> None:
+    script = tmp_path / "script"
+    script.write_text(content)
+    script.chmod(0o755)
+    with pytest.raises(MachineError) as refused:
+        runs.start(runs.launch(str(script)))
+    assert refused.value.code in {"machine.program_not_found", "machine.not_executable"}
+
+
 def test_after_a_failed_start_another_program_can_run(runs: Runs) -> None:
     with pytest.raises(MachineError):
         runs.start(runs.launch("/nowhere/setup"))

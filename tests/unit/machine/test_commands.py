@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from pcm.model.errors import MachineError
-from pcm.service.machine.commands import SEARCH_PATH, check_environment, compose_environment, resolve_program
+from pcm.service.machine.commands import (
+    SEARCH_PATH,
+    check_environment,
+    compose_environment,
+    is_startable,
+    resolve_program,
+)
 from pcm.service.machine.interface import Account, Launch
 
 
@@ -145,3 +151,23 @@ def test_context_cannot_pose_as_something_else(name: str) -> None:
     launch = Launch("ab" * 8, ("/bin/true",), Path("/"), Path("/r/output"), 1, context={name: "x"})
     with pytest.raises(MachineError, match=name):
         compose_environment(launch, Account(1, 1), "/t")
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "startable"),
+    [
+        (b"\x7fELF...", 0o755, True),
+        (b"\x7fELF...", 0o644, False),
+        (b"#!/bin/sh\n", 0o755, True),
+        (b"#! /bin/sh -e\necho", 0o755, True),
+        (b"#!/nowhere/sh\n", 0o755, False),
+        (b"#!\n", 0o755, False),
+        (b"MZ", 0o755, False),
+        (b"", 0o755, False),
+    ],
+)
+def test_what_the_kernel_would_start(tmp_path: Path, content: bytes, mode: int, startable: bool) -> None:
+    (tmp_path / "file").write_bytes(content)
+    (tmp_path / "file").chmod(mode)
+    assert is_startable(tmp_path / "file") == startable
+    assert not is_startable(tmp_path / "none")

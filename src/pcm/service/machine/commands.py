@@ -130,6 +130,21 @@ def compose_environment(launch: Launch, account: Account, temporary: str) -> dic
     }
 
 
+def is_startable(path: Path) -> bool:
+    """Tell whether the kernel would start this file: an executable binary, or a script whose interpreter is there (execve(2))."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(256)
+    except OSError:
+        return False
+    if not os.access(path, os.X_OK):
+        return False
+    if not head.startswith(b"#!"):
+        return head.startswith(b"\x7fELF")
+    words = head[2:].split(b"\n", maxsplit=1)[0].split()
+    return bool(words) and os.access(words[0], os.X_OK)
+
+
 def check_launch(launch: Launch) -> None:
     """Check what every back end takes for granted.
 

@@ -90,13 +90,18 @@ class Bus:
             MachineError: `machine.systemd`: it is not over after the patience of this connection.
         """
         deadline = time.monotonic() + _JOB_S
+        self.read_signals()
         while job not in self._jobs:
             try:
                 self._sleep(select.POLLIN, deadline)
             except TimeoutError as error:
-                raise MachineError("systemd did not finish starting a unit.", code="machine.systemd") from error
+                raise MachineError("systemd did not finish a unit's job.", code="machine.systemd") from error
             self.read_signals()
         return self._jobs.pop(job)
+
+    def has_read_ahead(self) -> bool:
+        """Tell whether something that arrived behind the last reply waits here: the socket would not wake anybody for it."""
+        return bool(self._received)
 
     def read_signals(self) -> None:
         """Take in whatever has arrived, so that the connection sleeps again until something new happens.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pcm.model.errors import MachineError, PcmError, Retry
-from pcm.service.machine.commands import check_launch, check_working_directory, compose_environment
+from pcm.service.machine.commands import check_launch, check_working_directory, compose_environment, is_startable
 from pcm.service.machine.interface import Ended, Launch, RunningProgram, RunReference
 from pcm.service.machine.linux.accounts import account_named
 from pcm.service.machine.linux.bus import MANAGER_PATH, Bus, BusError
@@ -32,7 +32,8 @@ _STATE = Path("/run/systemd/system")
 _OVER = {"exited", "failed", "dead"}
 _CLD_EXITED, _CLD_SIGNALLED = 1, {2, 3}  # waitid(2): exited; killed, dumped
 # exit statuses with which systemd tells that it did not even get to the program (systemd.exec(5), "Process Exit Codes")
-_NOT_STARTED = {200: "machine.working_directory", 203: "machine.not_executable"}
+_AT_FOLDER, _AT_EXEC = 200, 203
+_NOT_STARTED = {_AT_FOLDER: "machine.working_directory", _AT_EXEC: "machine.not_executable"}
 _LOOK_EVERY_S = 5.0
 _REEXEC_S = 60.0
 _PATIENCE = 30  # times, a second apart
@@ -171,6 +172,8 @@ class SystemdRun:
         if self._bus.job_result(job) == "done":
             return
         status = self._get("Service", "ExecMainStatus")
+        if self._get("Service", "ExecMainCode") in _CLD_SIGNALLED or self._is_the_programs(status, launch):
+            return
         self._close()
         code = _NOT_STARTED.get(status, "machine.cannot_start")
         if code == "machine.not_executable" and not os.path.lexists(launch.argv[0]):
@@ -180,6 +183,19 @@ class SystemdRun:
             code=code,
             retry=Retry.NEVER,
         )
+
+    def _is_the_programs(self, status: int, launch: Launch) -> bool:
+        """Tell whether an exit status that systemd also uses is the program's own.
+
+        systemd looks at a child's end before it looks at whether that child got as far as the program, so a program that ends
+        at once with such a status seems not to have started. Output proves that it did; so does that nothing stood in its way.
+        """
+        self._output.drain()
+        if self._output.total_bytes:
+            return True
+        if status == _AT_EXEC:
+            return is_startable(Path(launch.argv[0]))
+        return status == _AT_FOLDER and self._reference.user_id == os.geteuid()
 
     def wait(self) -> Ended:
         """Serve the run to its end."""
@@ -248,6 +264,10 @@ class SystemdRun:
                     self._bus.call("Subscribe")
 
     def _sleep(self, seconds: float) -> None:
+        if self._bus.has_read_ahead():
+            with contextlib.suppress(MachineError):
+                self._bus.read_signals()
+            return
         poller = select.poll()
         for descriptor in (self._bus.fileno(), self._output.reader, self._kill_wish.descriptor):
             poller.register(descriptor, select.POLLIN)
