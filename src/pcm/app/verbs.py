@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from pcm.app.columns import BOLD, DIM, GREEN, RED, YELLOW, Screen
-from pcm.app.words import OVER, clock, read_moment, state_of, what, when
+from pcm.app.words import OVER, about, clock, read_moment, size, state_of, titled, what, when
 from pcm.model.errors import RequestError
 from pcm.protocol import local
 from pcm.protocol.printable import printable, printable_json
@@ -49,8 +49,11 @@ class Call:
             self.screen.raw(printable_json(msgspec.json.format(msgspec.json.encode(value), indent=2)))
         return self.json
 
-    def find(self, name: str, fits: Callable[[local.Item], bool] = lambda _item: True) -> local.Item:
+    def find(self, name: str, fits: Callable[[local.Item], bool] | None = None) -> local.Item:
         """The one item that a name means: an id, a job, a package, or the beginning of an id.
+
+        Args:
+            fits: What can be meant by an act; None for a question: of several, the one that changed last is meant.
 
         Raises:
             RequestError: `not_found`; `request.ambiguous`.
@@ -60,8 +63,10 @@ class Call:
         found = found or [item for item in items if len(name) >= 3 and item.id.startswith(name)]
         # of several, the ones that can be meant: what can be installed, what can be postponed, what is not over
         for narrower in (fits, lambda item: item.state not in OVER):
-            if len(found) > 1:
+            if len(found) > 1 and narrower is not None:
                 found = [item for item in found if narrower(item)] or found
+        if fits is None:
+            found = sorted(found, key=_changed)[-1:]
         if not found:
             raise RequestError(f"There is no {name!r} here. See: pcmapp list --all", code="not_found")
         if len(found) > 1:
@@ -77,6 +82,7 @@ def list_items(call: Call) -> int:
         return 0
     now = datetime.now(UTC)
     over = [item for item in items if item.state in OVER and (call.given.all or _recent(item, now))]
+    over.sort(key=_changed, reverse=True)
     free = [item for item in items if item.state not in OVER and item.purpose == "optional"]
     coming = [item for item in items if item.state not in OVER and item.purpose == "mandatory"]
     for title, listed in (("Available", free), ("Coming", coming), ("Done", over)):
@@ -84,7 +90,7 @@ def list_items(call: Call) -> int:
             call.screen.line(title, BOLD)
             words = [state_of(item) for item in listed]
             rows = [
-                (what(item), state, when(item, now), item.summary or item.reason)
+                (what(item), state, when(item, now), about(item))
                 for item, (state, _) in zip(listed, words, strict=True)
             ]
             call.screen.table(("software", "state", "when", "about"), rows, [style for _, style in words])
@@ -96,6 +102,11 @@ def list_items(call: Call) -> int:
     elif free:
         call.screen.line("Install with: pcmapp install NAME", DIM)
     return 0
+
+
+def _changed(item: local.Item) -> float:
+    moment = item.ended or item.changed
+    return moment.timestamp() if moment is not None else 0.0
 
 
 def _recent(item: local.Item, now: datetime) -> bool:
@@ -125,7 +136,7 @@ def show_item(call: Call) -> int:
         ("last run", clock(item.ended, now) + (f", exit code {item.exit_code}" if item.exit_code is not None else "")),
         ("command", " ".join(details.command)),
         ("runs as", details.run_as),
-        ("download", f"{details.files} files, {details.content_bytes / 1e6:.1f} MB" if details.files else ""),
+        ("download", f"{details.files} files, {size(details.content_bytes)}" if details.files else ""),
         ("id", item.id),
     )
     for name, value in facts:
@@ -213,7 +224,7 @@ def history(call: Call) -> int:
             (
                 clock(entry.started, now),
                 "done" if entry.state == "succeeded" else entry.state.replace("_", " "),
-                f"{entry.package} {entry.version} ({entry.program})",
+                titled(entry.package, entry.version, entry.program),
                 entry.requested_by or "administrator",
                 " ".join(entry.argv),
             )

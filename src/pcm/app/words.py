@@ -41,8 +41,31 @@ def state_of(item: Item) -> tuple[str, str]:
 
 def what(item: Item) -> str:
     """`jq 1.7` for an installation, `jq 1.7 (uninstall)` for the rest."""
-    title = f"{item.package} {item.version}"
-    return title if item.program == "install" else f"{title} ({item.program})"
+    return titled(item.package, item.version, item.program)
+
+
+def titled(package: str, version: str, program: str) -> str:
+    """As `what`, from its parts."""
+    return f"{package} {version}" if program == "install" else f"{package} {version} ({program})"
+
+
+def about(item: Item) -> str:
+    """One line about an item: why it stands where it stands if that matters, else what it is."""
+    if item.purpose == "optional" and item.state not in OVER:
+        return item.summary or item.reason
+    return (
+        item.summary
+        if item.summary and item.state in {"succeeded", "already_installed"}
+        else item.reason or item.summary
+    )
+
+
+def size(count: int) -> str:
+    """Bytes for people: `1.5 MB`."""
+    for unit, amount in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= amount:
+            return f"{count / amount:.1f} {unit}"
+    return f"{count} B"
 
 
 def when(item: Item, now: datetime) -> str:
