@@ -22,6 +22,7 @@ from pcm.model.errors import PcmError, Retry, TransferError
 from pcm.trust.codes import refuse
 
 TOLERANCE_MS = 120_000
+AHEAD_MS = 300_000  # as much as servers tolerate in signed requests
 _DATED = ("timestamp", "snapshot", "targets")
 LAST_MOMENT_S = 253_402_300_799  # the end of the year 9999, where datetime ends
 
@@ -132,6 +133,27 @@ def check_dated(floors: Floors, offered: Floors, now_ms: int, name: str) -> None
             raise _stale(name, role, behind)
         break
     check(floors, offered, name)
+
+
+def check_not_ahead(offered: Floors, now_ms: int, name: str) -> None:
+    """No version of the instruction repository may lie in the future by more than clocks may differ.
+
+    A floor in the future would refuse every honest file until then, and hold this computer's clock for wrong: one stolen lease
+    key, on one server, would stop a client whatever the other servers say.
+
+    Args:
+        now_ms: Unix time in milliseconds.
+
+    Raises:
+        TrustError: `trust.clock`.
+    """
+    for role, floor in offered.roles.items():
+        if _plain(role) in _DATED and floor.version > now_ms + AHEAD_MS:
+            raise refuse(
+                "trust.clock",
+                f"{name}: {role} was signed {(floor.version - now_ms) / 1000:.0f} s in the future, by this computer's clock. "
+                "Either that is behind, or a key of the site is in wrong hands.",
+            )
 
 
 def raise_floors(floors: Floors, offered: Floors) -> Floors:

@@ -89,7 +89,8 @@ def verify_instructions(
     refreshed = refresh.refresh(repository, current, following, fetch, deadline)  # check 3
     try:
         _check_recipient(refreshed, me)  # check 4
-        kept = floors.forget_revoked(seen.floors, refreshed.offered)  # check 5
+        floors.check_not_ahead(refreshed.offered, floors.now_in_ms(now), repository.title)  # check 5
+        kept = floors.forget_revoked(seen.floors, refreshed.offered)
         floors.check_dated(kept, refreshed.offered, floors.now_in_ms(now), repository.title)
         body = _read_body(refreshed, me, fetch, deadline)  # check 6
         instructions = _parse_body(body, me, now)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner
 
 from pcm.model.errors import PcmError
-from pcm.trust import cache, instruction_repository, metadata, roots
+from pcm.trust import cache, floors, instruction_repository, metadata, roots
 from tests.unit.trust.simulated import (
     ME,
     Server,
@@ -81,8 +81,9 @@ def test_lease_key_revocation_leaves_the_other_server(site: SimulatedSite, clien
 def test_a_revoked_policy_key_cannot_have_pushed_versions_out_of_reach(
     site: SimulatedSite, client: SimulatedClient
 ) -> None:
-    """Fast-forward: the thief signs version and serial that no honest signature will ever reach. Revoking heals it."""
-    signed = instruction_repository.sign_instructions(ME, site.body(serial=2**53), site.policy_key, FAR)
+    """Fast-forward: the thief signs a serial that no honest signature will ever reach. Revoking heals it."""
+    ahead = ms(utc_now()) + floors.AHEAD_MS - 30_000
+    signed = instruction_repository.sign_instructions(ME, site.body(serial=2**53), site.policy_key, ahead)
     site.logon.update(
         {
             **signed.files(),
@@ -90,28 +91,45 @@ def test_a_revoked_policy_key_cannot_have_pushed_versions_out_of_reach(
         }
     )
     client.poll()
-    assert client.seen.floors.version("targets") == FAR
+    assert client.seen.floors.version("targets") == ahead
     site.instruct(site.body(serial=3))
-    assert code_of(client.poll) == "trust.rollback"
+    assert code_of(client.poll) in {"trust.rollback", "transfer.stale_server"}
     old, site.policy_key = site.policy_key, named("policy-2")
     rotate(site, roots.INSTRUCTIONS, ["targets"], old, site.policy_key)
     site.instruct(site.body(serial=3))
     assert client.poll().instructions.serial == 3
-    assert client.seen.floors.version("targets") < FAR
+    assert client.seen.floors.version("targets") < ahead
     site.instruct(site.body(serial=2))
     assert code_of(client.poll) == "trust.rollback"
 
 
-def test_a_revoked_lease_key_cannot_have_pushed_versions_or_the_clock(
-    site: SimulatedSite, client: SimulatedClient
+@pytest.mark.parametrize("version", [FAR, ms(utc_now()) + 3_600_000])
+def test_no_stolen_key_can_push_the_floors_or_the_clock_into_the_future(
+    site: SimulatedSite, client: SimulatedClient, version: int
 ) -> None:
+    """Else one lease key on one server stops a client, and its honest servers with it, until a root revokes the key."""
     site.instruct()
-    version = site.versions[ME]
-    targets = site.logon[f"clients/{ME}/{version}.targets.json"]
-    site.logon.update(instruction_repository.sign_lease(targets, site.leases["a"], FAR).files(ME))
-    assert client.poll().time_floor_s == FAR / 1000
+    client.poll()
+    before = client.state()
+    honest = dict(site.logon)
+    targets = site.logon[f"clients/{ME}/{site.versions[ME]}.targets.json"]
+    lease = instruction_repository.sign_lease(targets, site.leases["a"], version)
+    assert code_of(lambda: client.poll(client.server({**honest, **lease.files(ME)}))) == "trust.clock"
+    pushed = instruction_repository.sign_instructions(ME, site.body(serial=2), site.policy_key, version)
+    lease = instruction_repository.sign_lease(pushed.targets, site.leases["b"], ms(utc_now()))
+    assert code_of(lambda: client.poll(client.server({**honest, **pushed.files(), **lease.files(ME)}))) == "trust.clock"
+    assert client.state() == before
     site.instruct(site.body(serial=2))
-    assert code_of(client.poll) == "trust.rollback"
+    assert client.poll().instructions.serial == 2
+    assert client.poll().time_floor_s < utc_now().timestamp() + 60
+
+
+def test_a_revoked_lease_key_is_forgotten(site: SimulatedSite, client: SimulatedClient) -> None:
+    site.instruct()
+    targets = site.logon[f"clients/{ME}/{site.versions[ME]}.targets.json"]
+    ahead = ms(utc_now()) + floors.AHEAD_MS - 30_000
+    site.logon.update(instruction_repository.sign_lease(targets, site.leases["a"], ahead).files(ME))
+    assert client.poll().time_floor_s == ahead / 1000
     site.instruct(site.body(serial=3), server="b")
     assert client.poll().instructions.serial == 3, "another server's lease is not held to the stolen one's versions"
     rotate(site, roots.INSTRUCTIONS, ["snapshot", "timestamp"], site.leases["a"], None)
