@@ -7,12 +7,13 @@ instruction. One bad instruction never stops the others: it is refused with its 
 Source: design, 'What the client checks, in this order'; the numbers below are the document's.
 """
 
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from pcm.model.errors import PcmError, RequestError, TransferError, TrustError
-from pcm.model.instruction import Instruction
+from pcm.model.instruction import Instruction, ManifestReference
 from pcm.model.names import check_name, platform_fits
 from pcm.model.program import Program, build_argv
 from pcm.protocol.manifest import Manifest, manifest_target, read_manifest
@@ -85,10 +86,10 @@ def gather(
         StoreError: this disk; nothing else, since the rest concerns one instruction only.
     """
     evidence: dict[str, bytes | PcmError] = {}
-    known: dict[tuple[str, int, str], bytes | PcmError] = {}
+    known: dict[tuple[str, str, ManifestReference], bytes | PcmError] = {}
     for instruction in instructions:
-        reference = instruction.manifest
-        key = (reference.path, reference.length, reference.sha256)
+        # with the package's name: an instruction that names a wrong one spoils nothing for those that name the right one
+        key = (instruction.package, instruction.version, instruction.manifest)
         if key not in known:
             known[key] = _gather_one(instruction, find, read)
         evidence[instruction.id] = known[key]
@@ -221,33 +222,77 @@ def check_release(manifest: Manifest, known: Release | None) -> None:
 
 
 def _close_dependencies(verdicts: dict[str, Verdict], around: Circumstances) -> None:
-    """Check 11: `after` and `requires` are closed. What depends on something refused or missing is refused too, to the end."""
-    while True:
-        usable = [verdict for verdict in verdicts.values() if isinstance(verdict, Accepted)]
-        names = {name for each in usable for name in (each.instruction.id, each.instruction.job)} | around.done
-        offered: dict[str, int] = {}
-        for each in usable:
-            offered[each.manifest.package] = max(each.manifest.release, offered.get(each.manifest.package, 0))
-        refused = [(each, error) for each in usable if (error := _missing(each, names, offered, around)) is not None]
-        for each, error in refused:
-            verdicts[each.instruction.id] = Refused(each.instruction, error)
-        if not refused:
-            break
+    """Check 11: `after` and `requires` are closed. What depends on something refused or missing is refused too, to the end.
+
+    Each refusal asks again only those who named what is gone, so that a long chain costs no more than its length.
+    """
+    usable = {key: verdict for key, verdict in verdicts.items() if isinstance(verdict, Accepted)}
+    offers = _Offers(usable.values(), around)
+    questions = deque(usable)
+    while questions:
+        each = usable.get(questions.popleft())
+        error = None if each is None else _missing(each, offers)
+        if each is None or error is None:
+            continue
+        del usable[each.instruction.id]
+        verdicts[each.instruction.id] = Refused(each.instruction, error)
+        questions.extend(offers.withdraw(each))
     for each in _in_circles(usable):
         error = refuse("trust.dependency", f"Instruction {each.instruction.id} would have to come after itself.")
         verdicts[each.instruction.id] = Refused(each.instruction, error)
 
 
-def _missing(each: Accepted, names: set[str], offered: Mapping[str, int], around: Circumstances) -> TrustError | None:
+class _Offers:
+    """What usable instructions bring, by name: their ids and jobs for `after`, releases of packages for `requires`."""
+
+    def __init__(self, usable: Iterable[Accepted], around: Circumstances) -> None:
+        self._around = around
+        self._names: Counter[str] = Counter()
+        self._releases: dict[str, Counter[int]] = {}
+        self._askers: dict[str, list[str]] = {}
+        for each in usable:
+            self._names.update(_names_of(each))
+            self._releases.setdefault(each.manifest.package, Counter())[each.manifest.release] += 1
+            for name in (*each.instruction.after, *(needed.package for needed in each.manifest.requires)):
+                self._askers.setdefault(name, []).append(each.instruction.id)
+
+    def has(self, name: str) -> bool:
+        """Whether something of this id or job is ordered, or done already."""
+        return name in self._around.done or self._names[name] > 0
+
+    def newest(self, package: str) -> int:
+        """The newest release of a package that is ordered or here; 0 if there is none."""
+        known = self._around.releases.get(package)
+        here = known.installed if known is not None and known.installed is not None else 0
+        return max(here, *self._releases.get(package, ()), 0)
+
+    def withdraw(self, each: Accepted) -> list[str]:
+        """Take away what one instruction brought; the ids of those whom that may concern."""
+        concerned: list[str] = []
+        for name in _names_of(each):
+            self._names[name] -= 1
+            if not self._names[name]:
+                concerned += self._askers.get(name, ())
+        package, release = each.manifest.package, each.manifest.release
+        self._releases[package][release] -= 1
+        if not self._releases[package][release]:
+            del self._releases[package][release]
+            concerned += self._askers.get(package, ())
+        return concerned
+
+
+def _names_of(each: Accepted) -> set[str]:
+    return {each.instruction.id, each.instruction.job}
+
+
+def _missing(each: Accepted, offers: _Offers) -> TrustError | None:
     for name in each.instruction.after:
-        if name not in names:
+        if not offers.has(name):
             return refuse("trust.dependency", f"It must come after {name}, which is missing or was refused.")
     if each.instruction.program == "uninstall":
         return None  # what a package needed to run, it does not need to go
     for needed in each.manifest.requires:
-        known = around.releases.get(needed.package)
-        here = known.installed if known is not None and known.installed is not None else 0
-        if max(here, offered.get(needed.package, 0)) < needed.min_release:
+        if offers.newest(needed.package) < needed.min_release:
             return refuse(
                 "trust.dependency",
                 f"{each.manifest.package} requires {needed.package} from release {needed.min_release} on; it is neither "
@@ -256,14 +301,22 @@ def _missing(each: Accepted, names: set[str], offered: Mapping[str, int], around
     return None
 
 
-def _in_circles(usable: list[Accepted]) -> list[Accepted]:
+def _in_circles(usable: Mapping[str, Accepted]) -> list[Accepted]:
     """Those whose `after` leads back to themselves, or to such a circle: none of them could ever start."""
-    waiting = {each.instruction.id: each for each in usable}
+    blocking = {name for each in usable.values() for name in _names_of(each)}
+    pending = {key: set(each.instruction.after) & blocking for key, each in usable.items()}
+    askers: dict[str, list[str]] = {}
+    for key, names in pending.items():
+        for name in names:
+            askers.setdefault(name, []).append(key)
+    ready = deque(key for key, names in pending.items() if not names)
     startable: set[str] = set()
-    while True:
-        blocked = {name for each in waiting.values() for name in (each.instruction.id, each.instruction.job)}
-        ready = [key for key, each in waiting.items() if not (set(each.instruction.after) - startable) & blocked]
-        if not ready:
-            return list(waiting.values())
-        for key in ready:
-            startable |= {key, waiting.pop(key).instruction.job}
+    while ready:
+        key = ready.popleft()
+        startable.add(key)
+        for name in _names_of(usable[key]):
+            for asker in askers.pop(name, ()):
+                pending[asker].discard(name)
+                if not pending[asker]:
+                    ready.append(asker)
+    return [each for key, each in usable.items() if key not in startable]

@@ -1,5 +1,6 @@
 """Checks 9 to 11 as a pure function: each instruction by itself, each refusal with its code."""
 
+import time
 from typing import Any
 
 import msgspec
@@ -276,6 +277,37 @@ def test_what_concerns_one_package_stays_with_it_and_a_full_disk_does_not() -> N
 
     with pytest.raises(StoreError):
         subject.gather([one], lambda _path: published_for(one), full)
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_chain_as_long_as_a_file_can_hold_costs_no_more_than_its_length(turn: int, begun: bool) -> None:
+    """Whoever signs instruction files must not be able to keep a client busy: 10,000 of them, each after the next."""
+    count = 10_000
+    ids = [f"i{n}" for n in range(count)][::turn]
+    manifest = a_manifest()
+    body = write_manifest(manifest)
+    chained = [
+        instruction_for(manifest, number=n, id=name, after=(before,))
+        for n, (name, before) in enumerate(zip(ids, ["done" if begun else "missing", *ids], strict=False))
+    ]
+    began = time.process_time()
+    verdicts = subject.cross_check(chained, dict.fromkeys(ids, body), around(done=frozenset({"done"})))
+    assert time.process_time() - began < 5
+    assert {type(verdict) for verdict in verdicts} == {Accepted if begun else Refused}
+
+
+def test_a_wrong_name_for_a_manifest_spoils_nothing_for_the_right_one() -> None:
+    manifest = a_manifest()
+    wrong = instruction_for(manifest, number=1, package="other")
+    right = instruction_for(manifest, number=2)
+    body = write_manifest(manifest)
+    published = Published(right.manifest.path, right.manifest.length, {"sha256": right.manifest.sha256})
+    for order in ([wrong, right], [right, wrong]):
+        evidence = subject.gather(order, lambda _: published, lambda *_: body)
+        verdicts = {verdict.instruction.id: verdict for verdict in subject.cross_check(order, evidence, around())}
+        assert isinstance(verdicts[right.id], Accepted)
+        assert isinstance(verdicts[wrong.id], Refused)
 
 
 @given(
