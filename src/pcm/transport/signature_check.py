@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from pcm.model.errors import TrustError
 from pcm.transport.signing import TAG, content_digest, signature_base
+from pcm.trust.codes import refuse
 
 MAX_AGE_S = 300
 MAX_FIELD = 2048  # bytes of a signature header; more is refused before it is parsed
@@ -57,7 +58,7 @@ def verify_request(
     """
     fields = _signature_fields(headers)
     if "signature-input" not in fields or "signature" not in fields:
-        raise TrustError("This request is not signed with a client's key.", code="trust.request_unsigned")
+        raise refuse("trust.request_unsigned", "This request is not signed with a client's key.")
     if body is not None and fields.get("content-digest") is None:
         raise _bad("its body is not covered")
     ours = _OURS.match(fields["signature-input"])
@@ -96,7 +97,7 @@ def _signature_fields(headers: Headers) -> dict[str, str]:
 def _key(key_of: KeyOf, keyid: str) -> EllipticCurvePublicKey:
     key = key_of(keyid)
     if key is None:
-        raise TrustError(f"No client of this site has the key {keyid}.", code="trust.unknown_client")
+        raise refuse("trust.unknown_client", f"No client of this site has the key {keyid}.")
     if not isinstance(key.curve, SECP256R1):
         raise _bad("the client's key is not a P-256 key")
     return key
@@ -106,15 +107,15 @@ def _check_age(created: int, now: datetime) -> None:
     difference = now.timestamp() - created
     if abs(difference) > MAX_AGE_S:
         direction = "ago" if difference > 0 else "in the future"
-        raise TrustError(
+        raise refuse(
+            "trust.request_age",
             f"This request was signed {abs(difference):.0f} seconds {direction} by the client's clock; "
             f"{MAX_AGE_S} are accepted. Set the client's clock.",
-            code="trust.request_age",
         )
 
 
 def _bad(why: str) -> TrustError:
-    return TrustError(f"The signature of this request is not accepted: {why}.", code="trust.request_signature")
+    return refuse("trust.request_signature", f"The signature of this request is not accepted: {why}.")
 
 
 class _Message:
