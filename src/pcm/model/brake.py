@@ -10,9 +10,14 @@ from datetime import datetime, timedelta
 SLOTS = 2**32
 
 
-def slot(client_id: str, job: str) -> float:
-    """This client's place in a job's order, in [0, 1): evenly spread, the same on every computation."""
-    digest = hashlib.sha256(f"pcm-slot\0{client_id}\0{job}".encode()).digest()
+def slot(client_id: str, work: str) -> float:
+    """This client's place among all that do the same work, in [0, 1): evenly spread, the same on every computation.
+
+    Args:
+        work: What runs, in the packagers' signed words: package, release, program. Never anything that the site chooses freely,
+            such as a job's name: who holds the policy key could try names until each client lands in the pilot share.
+    """
+    digest = hashlib.sha256(f"pcm-slot\0{client_id}\0{work}".encode()).digest()
     return int.from_bytes(digest[:4], "big") / SLOTS
 
 

@@ -1,8 +1,8 @@
-"""Approvals: who has agreed to an order, and when the brake lets it start. What a stolen policy key cannot do.
+"""Approvals: who has agreed to an order. What a stolen policy key cannot do.
 
-Serves step 6 (part of check 11) and gives step 7 its brake. Approvers' keys come from the site policy in the package
-repository, the number of approvals from the manifest; neither from the instruction. Pure: the caller reads the clock
-and knows `first_seen`.
+Serves step 6 (part of check 11) and tells step 7 whether the brake is lifted. Approvers' keys come from the site policy in
+the package repository, the number of approvals from the manifest; neither from the instruction. Pure: the caller reads
+the clock.
 """
 
 import base64
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pcm.model import brake
 from pcm.model.audience import in_audience
 from pcm.model.errors import RequestError
 from pcm.model.instruction import Approval, Instruction
@@ -63,36 +62,6 @@ def check_approvals(
         )
     lifted = 0 < policy.emergency_approvals <= len(emergency)
     return Agreement(frozenset(approvers), lifted)
-
-
-def earliest_start(
-    instruction: Instruction,
-    agreement: Agreement,
-    policy: SitePolicy,
-    *,
-    client_id: str,
-    signed_at: datetime,
-    first_seen: datetime,
-) -> tuple[datetime, str]:
-    """When a mandatory instruction may start here at the earliest, and by which rule.
-
-    Args:
-        signed_at: Of the manifest. Aware.
-        first_seen: When this client first verified the instruction, by its own record. Aware.
-
-    Returns:
-        The time, and `emergency`, `pilot`, `spread` or `min_age`.
-    """
-    if agreement.emergency:
-        return first_seen, "emergency"
-    return brake.earliest_start(
-        first_seen,
-        signed_at,
-        brake.slot(client_id, instruction.job),
-        spread_s=policy.spread_s,
-        pilot_share=policy.pilot_share,
-        min_age_s=policy.min_age_s,
-    )
 
 
 def _open(approval: Approval, policy: SitePolicy) -> tuple[ApprovalOrder | None, set[str]]:

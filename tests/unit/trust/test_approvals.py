@@ -3,7 +3,6 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-import msgspec
 import pytest
 from securesystemslib.signer import CryptoSigner
 
@@ -13,7 +12,7 @@ from pcm.model.instruction import Approval, Instruction
 from pcm.protocol.approval import PAYLOAD_TYPE, ApprovalOrder, write_approval
 from pcm.protocol.policy import Approver, SitePolicy
 from pcm.trust import envelopes
-from pcm.trust.approvals import Agreement, check_approvals, earliest_start
+from pcm.trust.approvals import Agreement, check_approvals
 from pcm.trust.approving import carry, sign_approval
 from tests.unit.trust.simulated import ME, OTHER, SITE, a_manifest, instruction_for, named, utc_now
 
@@ -149,17 +148,3 @@ def test_an_emergency_needs_its_own_number_and_a_policy_that_has_one() -> None:
     assert agreement.approvers == {"ann", "ben"}
     assert not agreement.emergency
     assert not count(*reversed(mixed), emergency_approvals=2, demanded=2).emergency
-
-
-def test_the_brake_and_what_lifts_it() -> None:
-    rules = policy(spread_s=1000, min_age_s=86_400, pilot_share=0.0)
-    now = utc_now()
-    arguments: dict[str, Any] = {"client_id": ME, "signed_at": now - timedelta(days=9), "first_seen": now}
-    start, why = earliest_start(an_instruction(), Agreement(), rules, **arguments)
-    assert why == "spread"
-    assert now <= start <= now + timedelta(seconds=1000)
-    young = {**arguments, "signed_at": now}
-    assert earliest_start(an_instruction(), Agreement(), rules, **young) == (now + timedelta(days=1), "min_age")
-    assert earliest_start(an_instruction(), Agreement(emergency=True), rules, **young) == (now, "emergency")
-    all_pilots = msgspec.structs.replace(rules, pilot_share=1.0)
-    assert earliest_start(an_instruction(), Agreement(), all_pilots, **young) == (now, "pilot")
