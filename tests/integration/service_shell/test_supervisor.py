@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pcm.model.errors import RequestError, TransferError
+from pcm.model.program import Program
 from pcm.protocol.local import Accepted, Items, LocalRequest, Requirements, Status
 from pcm.service.local_client import ask
 from tests.integration.service_shell.static_site import Client, StaticSite
@@ -154,6 +155,44 @@ def test_told_to_stop_it_leaves_nothing_behind_but_a_running_program(
     again = Resident(client)
     assert isinstance(again.ask("status"), Status)
     assert again.stop() == 0
+
+
+def test_told_to_stop_it_sees_a_running_program_to_its_end_and_begins_no_other(
+    site: StaticSite, client: Client, resident: Resident, marker: Path
+) -> None:
+    began = marker.with_name("began")
+    slow = Program(argv=("/bin/sh", "-c", f"touch {began}; sleep 2; echo installed >> {marker}"))
+    first = site.package(marker, name="first", files=(), programs={"install": slow})
+    second = site.package(marker, name="second", files=(), programs={"install": slow})
+    site.order(client.client_id, [client.mandatory(first, number=1), client.mandatory(second, number=2)])
+    resident.ask("sync")
+    resident.wait_until(began.exists)
+    assert resident.stop() == 0
+    assert marker.read_text() == "installed\n"
+    states = {name: item["state"] for name, item in client.items().items()}
+    assert states["first"] == "succeeded"
+    assert states["second"] in ("offered", "waiting")
+    client.once()
+    assert marker.read_text() == "installed\n" * 2
+
+
+def test_q158644_killed_at_any_moment_it_runs_nothing_twice(site: StaticSite, client: Client, marker: Path) -> None:
+    """The supervisor and its worker die together in the middle of a program; the next ones find its end."""
+    began = marker.with_name("began")
+    slow = Program(argv=("/bin/sh", "-c", f"touch {began}; sleep 2; echo installed >> {marker}"))
+    manifest = site.package(marker, files=(), programs={"install": slow})
+    site.order(client.client_id, [client.mandatory(manifest)])
+    running = Resident(client)
+    running.wait_until(began.exists)
+    worker = (client.places.runtime / "pcmsvc.lock").read_text().split()[0]
+    running.process.kill()
+    os.kill(int(worker), signal.SIGKILL)
+    running.process.wait()
+    again = Resident(client)
+    again.wait_until(lambda: client.items()["viewer"]["state"] not in ("running", "offered"))
+    again.stop()
+    assert marker.read_text() == "installed\n"
+    assert client.answer("ledger")["total"] == 1
 
 
 def test_it_tells_the_init_system(site: StaticSite, client: Client, tmp_path: Path) -> None:
