@@ -6,7 +6,7 @@ instructions changed, and again before anything runs, so that a withdrawn packag
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -40,6 +40,7 @@ PACKAGES = "packages"
 CURRENT_PACKAGES = "metadata.packages"
 VALID_UNTIL = "packages.valid_until"
 POLICY = "policy"
+CLOSE = timedelta(hours=6)
 # Not a fault of the order: the planner itself says 'not applicable' (KB Q156250)
 _LEFT_TO_THE_PLANNER = frozenset({"trust.platform"})
 _DONE = (Stage.SUCCEEDED, Stage.ALREADY_INSTALLED)
@@ -83,13 +84,13 @@ class Catalogue:
         return Servers(self._state, DISTRIBUTION, ordered, self._configuration.distribution)
 
     def is_due(self) -> bool:
-        """Whether the instructions changed since the last refresh, or the signatures on what is cached have expired."""
-        return bool(self._state.meta(PACKAGES_DUE)) or self.is_expired()
+        """Whether the instructions changed since the last refresh, or the signatures on what is cached expire soon."""
+        return bool(self._state.meta(PACKAGES_DUE)) or self.is_expired(CLOSE)
 
-    def is_expired(self) -> bool:
-        """Whether the signatures on what is cached have expired, or there is nothing."""
+    def is_expired(self, ahead: timedelta = timedelta()) -> bool:
+        """Whether the signatures on what is cached have expired (or will, so much later), or there is nothing."""
         until = self._state.meta(VALID_UNTIL)
-        return not until or to_time(until) <= self._clock()
+        return not until or to_time(until) <= self._clock() + ahead
 
     def refresh(self) -> Refreshed:
         """Checks 8 to 11, from the first distribution server whose repository holds.

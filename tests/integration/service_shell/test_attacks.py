@@ -1,5 +1,6 @@
 """The attack table against a real client process: each is refused under its own code, nothing runs, and the next honest poll recovers."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pcm.content.objects import pack
 from pcm.model.program import Program
 from pcm.protocol.manifest import write_manifest
 from pcm.service.identity import make_identity
@@ -161,15 +163,27 @@ def test_the_command_line_is_changed_on_the_distribution_server(
     assert not marker.exists()
 
 
-def test_a_package_file_is_changed_on_the_distribution_server(site: StaticSite, settled: Client, marker: Path) -> None:
-    for path in (site.distribution_folder / "objects").rglob("*.zst"):
-        path.write_bytes(path.read_bytes()[:-4] + b"evil")
+@pytest.mark.parametrize("garbage", ["flipped", "another file", "endless"])
+def test_a_package_file_is_changed_on_the_distribution_server(
+    site: StaticSite, settled: Client, marker: Path, garbage: str
+) -> None:
+    (path,) = (site.distribution_folder / "objects").rglob("*.zst")
+    honest = path.read_bytes()
+    evil = {
+        "flipped": honest[:-4] + b"evil",
+        "another file": b"".join(pack(io.BytesIO(b"#!/bin/sh\n"), 10)),
+        "endless": b"".join(pack(io.BytesIO(bytes(10_000_000)), 10_000_000)),
+    }[garbage]
+    path.write_bytes(evil)
     site.order(settled.client_id, [settled.mandatory(site.latest, generation=2)])
     settled.once()
     item = settled.items()["viewer"]
-    assert item["state"] in ("refused", "waiting")
-    assert item["code"].startswith(("trust.", "transfer.")), item
+    assert item["state"] == "refused"
+    assert item["code"] in ("trust.content", "trust.endless_data")
     assert not marker.exists()
+    path.write_bytes(honest)
+    settled.once()  # an administrator asks again; by itself it would, later
+    assert marker.read_text() == "installed\n"
 
 
 def test_a_withdrawn_package_does_not_run(site: StaticSite, settled: Client, marker: Path) -> None:
