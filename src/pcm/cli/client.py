@@ -96,7 +96,10 @@ def show_client(settings: Settings, client: str) -> None:
 @click.option("--job", help="Ask about one job only.")
 @click.pass_obj
 def why(settings: Settings, client: str, job: str | None) -> None:
-    """Say why something did or did not run there: the site's half (`pcmsvc why` on the client knows the other)."""
+    """Say why something did or did not run there.
+
+    This is the site's half; `pcmsvc why` on the client knows the other.
+    """
     with settings.connect() as api:
         trace = api.get(f"/clients/{segment(client)}/why", Why, job=job)
     if show.print_data(trace, settings.output):

@@ -45,7 +45,10 @@ def list_contexts(settings: Settings) -> None:
 )
 @click.pass_obj
 def add(settings: Settings, name: str, pin: Path | None) -> None:
-    """Remember a site as NAME and make it the current one: --site URL --token-file FILE, or --site FOLDER."""
+    """Remember a site as NAME, and make it the current one.
+
+    Give --site URL and --token-file FILE, or --site FOLDER for a site on this machine.
+    """
     contexts.check_context_name(name)
     if settings.site is None:
         raise RequestError("Which site? Give --site URL and --token-file FILE, or --site FOLDER.", code="usage")

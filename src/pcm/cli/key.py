@@ -45,7 +45,10 @@ def command() -> None:
 @click.option("--passphrase-file", metavar="FILE", help="First line: the keyring's passphrase. '-': standard input.")
 @click.option("--no-passphrase", is_flag=True, help="Keep them in the clear: for online keys on the site server only.")
 def init(names: tuple[str, ...], keys: Path, passphrase_file: str | None, no_passphrase: bool) -> None:
-    """Make key pairs: team-NAME, approver-NAME, root-4, targets; on the site server online.2, policy.2, lease-NAME.2."""
+    """Make key pairs in a keyring.
+
+    NAMES: team-NAME, approver-NAME, root-4, targets; on the site server online.2, policy.2, lease-NAME.2.
+    """
     keyring = Keyring(keys, None if no_passphrase else passphrase(passphrase_file, new=True))
     for name in names:
         made = keyring.create(name)

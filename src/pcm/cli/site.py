@@ -97,10 +97,11 @@ def init(
     database: str | None,
     passphrase_file: str | None,
 ) -> None:
-    """Make a site in DIRECTORY: its keys, both roots of trust, its database and its first administrator's token.
+    """Make a site in DIRECTORY.
 
-    The offline keys (root, targets, teams, approvers) go to their own folder, under one passphrase: who has them decides what may
-    run on every client. Keep a copy apart. The site itself never needs them.
+    That is: its keys, both roots of trust, its database and its first administrator's token. The offline keys (root, targets,
+    teams, approvers) go to their own folder, under one passphrase: who has them decides what may run on every client. Keep a copy
+    apart. The site itself never needs them.
     """
     from pcm.protocol.policy import SitePolicy  # noqa: PLC0415 - see cli.verbs
     from pcm.site.configuration import SiteConfiguration  # noqa: PLC0415
@@ -199,7 +200,10 @@ def _named_server(text: str) -> "Server":
 @click.argument("directory", type=FOLDER)
 @click.option("--listen", metavar="HOST:PORT", help="Where to listen this time. Default: as site.yaml says.")
 def serve(directory: Path, listen: str | None) -> None:
-    """Serve the site in DIRECTORY: API, compiler, logon server, distribution server and intake in one process."""
+    """Serve the site in DIRECTORY.
+
+    One process: admin API, compiler, logon server, distribution server and intake. SIGTERM ends it in order.
+    """
     import logging  # noqa: PLC0415 - see cli.verbs
 
     from pcm.site import configuration  # noqa: PLC0415
