@@ -7,7 +7,6 @@ Q140928). It never follows a symbolic link at the name itself, and never changes
 import contextlib
 import errno
 import os
-import secrets
 from pathlib import Path
 
 from pcm.model.errors import MachineError, StoreError
@@ -22,7 +21,7 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
         StoreError: `store.full`, the disk or quota is full; the old file still stands.
         MachineError: `machine.write`, anything else the system refused.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{path.name[:100]}.{os.urandom(8).hex()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | _NOFOLLOW, 0o600)
         with contextlib.ExitStack() as undo:

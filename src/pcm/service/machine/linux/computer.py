@@ -23,8 +23,6 @@ from pcm.service.machine.interface import (
     Session,
 )
 from pcm.service.machine.linux import accounts, clock, presence, spawning
-from pcm.service.machine.linux.systemd import SystemdProcesses, systemd_serves
-from pcm.service.machine.linux.tree import TreeProcesses
 from pcm.service.machine.posix import protected
 from pcm.service.machine.posix.instance import FileLock
 
@@ -39,8 +37,6 @@ class LinuxMachine:
     """
 
     def __init__(self, processes: Processes | None = None) -> None:
-        self._tree = TreeProcesses()
-        self._systemd = SystemdProcesses()
         self._chosen = processes
 
     @property
@@ -117,10 +113,20 @@ class LinuxMachine:
 
     @property
     def _processes(self) -> Processes:
-        if self._chosen is None:  # asked for at the first run: most processes of the service never start a program
-            self._chosen = self._systemd if systemd_serves() else self._tree
+        # chosen, and loaded, at the first run: most processes of the service, the resident one above all, never start a program
+        if self._chosen is None:
+            from pcm.service.machine.linux.systemd import systemd_serves  # noqa: PLC0415
+
+            self._chosen = _back_end("systemd" if systemd_serves() else "tree")
         return self._chosen
 
     def _back_end_of(self, reference: RunReference) -> Processes:
-        every: tuple[Processes, ...] = (self._processes, self._systemd, self._tree)
-        return next((each for each in every if each.name == reference.back_end), self._processes)
+        mine = self._processes
+        return mine if mine.name == reference.back_end else _back_end(reference.back_end)
+
+
+def _back_end(name: str) -> Processes:
+    from pcm.service.machine.linux.systemd import SystemdProcesses  # noqa: PLC0415
+    from pcm.service.machine.linux.tree import TreeProcesses  # noqa: PLC0415
+
+    return SystemdProcesses() if name == SystemdProcesses.name else TreeProcesses()

@@ -26,7 +26,7 @@ from pcm.service.machine.linux.bus import MANAGER_PATH, Bus, BusError
 from pcm.service.machine.linux.clock import boot_id
 from pcm.service.machine.linux.unit import object_path, unit_name, unit_settings
 from pcm.service.machine.linux.wish import Wish
-from pcm.service.machine.posix.output import ProgramOutput, remove_pipe
+from pcm.service.machine.posix.output import ProgramOutput, has_pipe, remove_pipe
 
 _STATE = Path("/run/systemd/system")
 _OVER = {"exited", "failed", "dead"}
@@ -113,7 +113,10 @@ class SystemdProcesses:
             return None
         bus = Bus()
         try:
-            bus.call("GetUnit", "s", unit_name(reference.run_id))
+            (path,) = bus.call("GetUnit", "s", unit_name(reference.run_id))
+            if bus.property(path, "Unit", "SubState") in _OVER and not has_pipe(Path(reference.output_path)):
+                bus.close()
+                return None  # forgotten, and about to go
             bus.call("Subscribe")
             output = ProgramOutput.reopen(Path(reference.output_path), reference.output_limit_bytes)
         except PcmError as error:
@@ -130,12 +133,12 @@ class SystemdProcesses:
             return
         bus = Bus()
         try:
-            bus.call("Subscribe")
-            with contextlib.suppress(BusError):  # it is not loaded (any more)
-                (job,) = bus.call("StopUnit", "ss", unit_name(reference.run_id), "replace")
-                bus.job_result(job)
-            with contextlib.suppress(BusError):  # it had not failed
-                bus.call("ResetFailedUnit", "s", unit_name(reference.run_id))
+            for member, signature, arguments in (
+                ("StopUnit", "ss", (unit_name(reference.run_id), "replace")),
+                ("ResetFailedUnit", "s", (unit_name(reference.run_id),)),
+            ):
+                with contextlib.suppress(BusError):  # it is not loaded (any more)
+                    bus.call(member, signature, *arguments)
         finally:
             bus.close()
 

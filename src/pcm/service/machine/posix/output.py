@@ -142,6 +142,11 @@ def open_pipe_name(path: Path) -> int:
     return os.open(_pipe_of(path), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
+def has_pipe(path: Path) -> bool:
+    """Tell whether the run has not been forgotten yet."""
+    return os.path.lexists(_pipe_of(path))
+
+
 def remove_pipe(path: Path) -> None:
     """Take the pipe's name away; it only serves recovery. The output itself stays."""
     with contextlib.suppress(FileNotFoundError):

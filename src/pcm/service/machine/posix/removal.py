@@ -7,7 +7,6 @@ deeper than there are descriptors (brought up to the top, piece by piece).
 
 import errno
 import os
-import secrets
 import stat
 import sys
 from dataclasses import dataclass, field
@@ -70,7 +69,7 @@ def _remove_one(levels: list[_Level], name: str) -> None:
         return
     if _unlink(level.descriptor, name):
         return
-    raised = f".deep-{secrets.token_hex(8)}"
+    raised = f".deep-{os.urandom(8).hex()}"
     os.rename(name, raised, src_dir_fd=level.descriptor, dst_dir_fd=levels[0].descriptor)
     levels[0].names.append(raised)
 
