@@ -13,12 +13,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pcm.cli import reference, show
+from pcm.cli import show
 from pcm.cli.ask import passphrase
 from pcm.cli.duration import DURATION, MOMENT
 from pcm.model.errors import RequestError
 from pcm.protocol.printable import printable, printable_json
 from pcm.protocol.yaml_kinds import parse_duration, parse_size, show_duration
+from tools import command_reference
 
 BAD = set("\x1b\x07\x08\r\x7f\x9b\u202e\u2066\u2028\ufeff")
 
@@ -167,14 +168,14 @@ def test_passphrases_come_from_the_environment_or_standard_input(monkeypatch: py
 
 
 def test_commands_md_says_what_help_says() -> None:
-    written, made = reference.PAGE.read_text(), reference.page()
+    written, made = command_reference.PAGE.read_text(), command_reference.page()
     if sys.version_info >= (3, 13):  # argparse lays its help out differently there
         written, made = written.partition("## pcmapp")[0], made.partition("## pcmapp")[0]
-    assert written == made, "run: python -m pcm.cli.reference"
+    assert written == made, "run: python -m tools.command_reference"
 
 
 def test_the_reference_tool_takes_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert reference.main([str(tmp_path / "c.md")]) == 0
+    assert command_reference.main([str(tmp_path / "c.md")]) == 0
     assert (tmp_path / "c.md").read_text().startswith("# Commands")
-    assert reference.main(["a", "b"]) == 2
+    assert command_reference.main(["a", "b"]) == 2
     assert "usage" in capsys.readouterr().err

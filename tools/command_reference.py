@@ -1,4 +1,4 @@
-"""Writes docs/commands.md from what the programs say about themselves: `python -m pcm.cli.reference [FILE]`.
+"""Writes docs/commands.md from what the programs say about themselves: `python -m tools.command_reference [FILE]`.
 
 A developer's tool; a test holds the checked-in page equal to what this makes.
 """
@@ -12,12 +12,12 @@ import click
 from pcm.app.main import parser
 from pcm.cli.main import root
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "commands.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
 WIDTH = 100
 _HEAD = """\
 # Commands
 
-Made from `--help` by `python -m pcm.cli.reference`; do not edit. Exit codes of `pcm` and `pcmapp`: 0 done, 1 refused, 2 usage,
+Made from `--help` by `python -m tools.command_reference`; do not edit. Exit codes of `pcm` and `pcmapp`: 0 done, 1 refused, 2 usage,
 3 not found, 4 not allowed, 5 unreachable. The service's own program, `pcmsvc`, explains itself with `pcmsvc --help`.
 """
 
@@ -71,7 +71,7 @@ class _Formatter(argparse.HelpFormatter):
 def main(arguments: list[str]) -> int:
     """Write the page; 0, or 2 for a wrong call."""
     if len(arguments) > 1:
-        print("usage: python -m pcm.cli.reference [FILE]", file=sys.stderr)
+        print("usage: python -m tools.command_reference [FILE]", file=sys.stderr)
         return 2
     path = Path(arguments[0]) if arguments else PAGE
     path.write_text(page(), encoding="utf-8")
