@@ -11,7 +11,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
-from pcm.content.objects import is_object_name, object_path, pieces_of, unpack, verified
+from pcm.content.objects import (
+    FRAME_HEADER,
+    check_frame,
+    is_object_name,
+    largest_packed,
+    object_path,
+    pieces_of,
+    unpack,
+    verified,
+)
 from pcm.content.whole_files import storing, sweep, write_whole
 from pcm.model.errors import RequestError, TrustError
 
@@ -113,13 +122,30 @@ class FolderObjectStore:
 
 
 def _verified_as_it_passes(packed: Iterable[bytes], sha256: str, length: int) -> Iterator[bytes]:
-    """The packed bytes, each piece once it is unpacked and hashed; the verdict falls before the last one is passed on."""
+    """The packed bytes, each piece once it is unpacked and hashed; the verdict falls before the last one is passed on.
+
+    What clients would refuse is refused here too, though it unpacks to the right bytes: an object is never replaced, so whoever
+    uploads a file first, padded beyond what clients read, would keep it from them for ever.
+    """
     passed: list[bytes] = []
 
     def noted() -> Iterator[bytes]:
+        start, came = b"", 0
         for piece in packed:
+            came += len(piece)
+            if came > largest_packed(length):
+                raise TrustError(
+                    f"An object of a file of {length} bytes has at most {largest_packed(length)} bytes.",
+                    code="trust.endless_data",
+                )
+            if len(start) < FRAME_HEADER:
+                start += piece[:FRAME_HEADER]
+                if len(start) >= FRAME_HEADER:
+                    check_frame(start, length)
             passed.append(piece)
             yield piece
+        if len(start) < FRAME_HEADER:
+            check_frame(start, length)
 
     for _ in verified(unpack(noted(), length), sha256, length, "An upload"):
         yield from passed

@@ -17,6 +17,9 @@ from pcm.model.errors import StoreError, TrustError
 LEVEL = 3  # at once when publishing; level 19 takes its place in the background later
 PIECE = 128 * 1024
 MAX_WINDOW = 16 * 1024 * 1024  # bytes; what a client accepts (transport.decoding)
+FRAME_HEADER = 18  # bytes at most, RFC 8878, section 3.1.1.1
+_MAGIC = b"\x28\xb5\x2f\xfd"  # a skippable frame has another
+_UNTOLD = ((1 << 64) - 1, (1 << 64) - 2)  # ZSTD_CONTENTSIZE_UNKNOWN, _ERROR
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -57,6 +60,26 @@ def pack(file: BinaryIO, length: int, level: int = LEVEL) -> Iterator[bytes]:
             f"A file was to have {length} bytes and has {came} now: it changed while it was read.",
             code="store.file_changed",
         ) from error
+
+
+def check_frame(start: bytes, length: int) -> None:
+    """Check what an object says of itself, as clients do before they unpack it (`transport.decoding`).
+
+    Args:
+        start: Its first `FRAME_HEADER` bytes, or all that there are.
+        length: Of the file.
+
+    Raises:
+        TrustError: `trust.content`, `trust.endless_data`.
+    """
+    try:
+        parameters = zstandard.get_frame_parameters(start)
+    except zstandard.ZstdError as error:
+        raise TrustError("An object is not one zstd frame.", code="trust.content") from error
+    told = parameters.content_size
+    if not start.startswith(_MAGIC) or parameters.window_size > MAX_WINDOW or told not in (length, *_UNTOLD):
+        code = "trust.endless_data" if length < told < _UNTOLD[1] else "trust.content"
+        raise TrustError(f"An object's frame is not that of a file of {length} bytes.", code=code)
 
 
 def unpack(packed: Iterable[bytes], most: int) -> Iterator[bytes]:

@@ -75,6 +75,32 @@ def test_what_is_not_the_object_is_never_seen(store: FolderObjectStore, content:
     assert files_in(store.root) == []
 
 
+def _block(data: bytes, last: bool) -> bytes:
+    return ((len(data) << 3) | last).to_bytes(3, "little") + data
+
+
+_SMALL = b"hello"
+_FRAME = b"\x28\xb5\x2f\xfd\x00\x00"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _FRAME + _block(b"", False) * 1000 + _block(_SMALL, True),
+        b"\x50\x2a\x4d\x18\xff\0\0\0" + b"a" * 255 + _FRAME + _block(_SMALL, True),
+        b"\x28\xb5\x2f\xfd\x20\x02" + _block(b"he", True) + _FRAME + _block(b"llo", True),
+    ],
+    ids=["padded", "skippable frame first", "two frames, one length"],
+)
+def test_what_clients_would_refuse_cannot_take_the_files_place(store: FolderObjectStore, content: bytes) -> None:
+    """It unpacks to the right bytes, but clients do not read it; and what is there is never replaced."""
+    name = hashlib.sha256(_SMALL).hexdigest()
+    with pytest.raises(TrustError):
+        store.put(name, len(_SMALL), [content])
+    assert not store.has(name)
+    assert store.put(name, len(_SMALL), pack(io.BytesIO(_SMALL), len(_SMALL)))
+
+
 def test_an_upload_that_breaks_off_leaves_nothing(store: FolderObjectStore) -> None:
     def broken() -> Iterator[bytes]:
         yield PACKED[:5000]
