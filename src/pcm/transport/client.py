@@ -192,6 +192,10 @@ class TransferClient:
         except TransferError as error:
             conversation.settle(error)  # an error instead of a head is the whole answer
             raise
+        if head.status == 304 and not any(name.lower() == "if-none-match" for name in request.headers):
+            # whoever has nothing to compare with is not told 'nothing new': so a server could keep a client still for ever
+            conversation.abandon()
+            raise transfer_error("transfer.protocol", f"{request.url} says 'not changed' without having been asked.")
         return Response(conversation, request, self._count, head, deadline)
 
     def protections(self) -> tuple[str, ...]:

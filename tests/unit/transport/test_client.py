@@ -140,7 +140,7 @@ def test_decoded_bodies_are_limited_by_their_decoded_length() -> None:
 @pytest.mark.parametrize(
     ("status", "code"),
     [
-        (200, None), (206, None), (304, None), (400, None), (409, None), (416, None), (401, "transfer.refused"),
+        (200, None), (206, None), (400, None), (409, None), (416, None), (401, "transfer.refused"),
         (403, "transfer.refused"), (404, "transfer.not_found"), (410, "transfer.not_found"), (408, "transfer.server_error"),
         (429, "transfer.server_error"), (500, "transfer.server_error"), (503, "transfer.server_error"),
     ],
@@ -152,6 +152,19 @@ def test_statuses_become_codes(status: int, code: str | None) -> None:
         assert client.fetch(REQUEST).status == status
     else:
         assert code_of(client) == code
+
+
+def test_not_changed_is_an_answer_only_to_who_asked_so() -> None:
+    """A server that says 304 to everything would keep a client still for ever, and be taken for a healthy one."""
+    head = b'{"id":1,"status":304,"headers":{}}\n'
+    client, channels = scripted(HELLO, head, frame(b""), END)
+    with pytest.raises(TransferError) as caught:
+        client.exchange(REQUEST)
+    assert caught.value.code == "transfer.protocol"
+    assert len(channels) == 1
+    for name in ("If-None-Match", "if-none-match"):
+        client, _ = scripted(HELLO, head, frame(b""), END)
+        assert client.fetch(REQUEST._replace(headers={name: '"x"'})).status == 304
 
 
 def fetch_reason(headers: dict[str, Any], body: bytes) -> str:
