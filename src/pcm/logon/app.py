@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from starlette.applications import Starlette
@@ -169,7 +170,7 @@ async def receive_body(scope: Scope, receive: Receive, most: int, limit_s: float
     """
     too_large = RequestError(f"A body here has at most {most} bytes.", code="request.too_large")
     announced = _header(scope, b"content-length")
-    if announced and (not announced.isdigit() or int(announced[:20]) > most):
+    if announced and not (announced.isascii() and announced.isdigit() and int(announced[:20]) <= most):
         raise too_large
     body = bytearray()
     try:
@@ -196,7 +197,7 @@ def read_public_key(pem: bytes) -> EllipticCurvePublicKey:
     """
     try:
         key = load_pem_public_key(pem)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise RequestError("The public key is not in PEM.", code="request.public_key") from error
     if not isinstance(key, EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise RequestError("The public key is not a P-256 key.", code="request.public_key")

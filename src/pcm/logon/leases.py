@@ -14,6 +14,7 @@ from typing import NamedTuple
 from securesystemslib.signer import Signer
 
 from pcm.logon.folder import LogonFolder
+from pcm.trust.floors import AHEAD_MS
 from pcm.trust.instruction_repository import LEASE_DAYS, next_version, sign_lease
 
 _REMEMBERED = 50_000  # clients; the others cost two more file reads a poll
@@ -72,9 +73,11 @@ class Leases:
         if newest is None:
             return None
         targets_version, targets = newest
-        standing = self._standing(client_id)
         renew_after = int(self._days * _DAY_MS / 4)
         now = self._clock_ms()
+        standing = self._standing(client_id)
+        if standing is not None and standing[0] > now + AHEAD_MS:
+            standing = None  # no client takes such a version; whatever wrote it must not decide the next one
         if standing is not None and standing[1] == targets_version and now < standing[0] + renew_after:
             version = standing[0]
         else:

@@ -1,6 +1,7 @@
 """The logon server over real HTTP, asked by the real client: who gets what, and who gets nothing."""
 
 import asyncio
+import base64
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from securesystemslib.signer import CryptoSigner
 
-from pcm.logon.app import Answer, LogonApp, create_app, receive_body
+from pcm.logon.app import Answer, LogonApp, create_app, read_public_key, receive_body
 from pcm.logon.folder import LogonFolder
 from pcm.logon.folder_keys import FolderKeys
 from pcm.logon.leases import Leases
@@ -234,6 +235,24 @@ def test_nobody_enrols_with_somebody_elses_key(running: Running) -> None:
     )
     assert running.ask("enroll", STRANGER, b"{}").status == 400
     assert len(running.enrolments) == before
+
+
+def test_a_key_of_an_unheard_of_kind_is_the_askers_fault() -> None:
+    der = OTHER.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    odd = base64.encodebytes(der.replace(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030177"))).decode()
+    with pytest.raises(RequestError) as caught:
+        read_public_key(f"-----BEGIN PUBLIC KEY-----\n{odd}-----END PUBLIC KEY-----\n".encode())
+    assert caught.value.code == "request.public_key"
+
+
+@pytest.mark.parametrize("announced", [b"\xb2", b"-1", b"1e3", b"9" * 30, b" "])
+def test_a_length_that_is_no_number_is_refused(announced: bytes) -> None:
+    async def never() -> dict[str, Any]:
+        raise AssertionError
+
+    with pytest.raises(RequestError) as caught:
+        asyncio.run(receive_body({"headers": [(b"content-length", announced)]}, never, 1000))
+    assert caught.value.code == "request.too_large"
 
 
 @pytest.mark.parametrize("method", ["PUT", "HEAD"])

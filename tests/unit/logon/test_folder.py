@@ -184,6 +184,16 @@ def test_another_servers_lease_is_replaced_by_our_own(folder: LogonFolder) -> No
     assert Leases(folder, LEASE, Clock()).ensure(ID) == f'"{NOW_MS + 1:x}"'
 
 
+@pytest.mark.parametrize("signer", [LEASE, CryptoSigner.generate_ed25519()], ids=["own key", "another's"])
+def test_a_lease_from_the_future_does_not_decide_the_next_version(folder: LogonFolder, signer: CryptoSigner) -> None:
+    """Left there by whoever had the folder, it would make every lease after it one that no client takes."""
+    publish(folder, b"{}", NOW_MS)
+    newest = folder.newest_targets(ID)
+    assert newest is not None
+    folder.write(sign_lease(newest[1], signer, 2**47).files(ID))
+    assert Leases(folder, LEASE, Clock()).ensure(ID) == f'"{NOW_MS:x}"'
+
+
 @pytest.mark.parametrize(
     "damage", [b"", b"{", b"[]", b'{"signed":{}}', b'{"signed":{"version":"x"},"signatures":[{}]}']
 )
