@@ -84,8 +84,16 @@ class Catalogue:
         return Servers(self._state, DISTRIBUTION, ordered, self._configuration.distribution)
 
     def is_due(self) -> bool:
-        """Whether the instructions changed since the last refresh, or the signatures on what is cached expire soon."""
-        return bool(self._state.meta(PACKAGES_DUE)) or self.is_expired(CLOSE)
+        """Whether to ask what packagers say: the instructions changed, signatures expire soon, or something was refused.
+
+        A refusal may be one server's doing, so every check asks again until the order holds or is gone.
+        """
+        return bool(self._state.meta(PACKAGES_DUE)) or self.is_expired(CLOSE) or bool(self.refused())
+
+    def refused(self) -> list[tuple[str, str, str]]:
+        """What the last verdict refused: instruction id, code and reason of each."""
+        refused = "SELECT id, verdict_code, verdict_reason FROM instructions WHERE present = 1 AND verdict_code NOT IN ('', ?)"
+        return [(str(row[0]), str(row[1]), str(row[2])) for row in self._state.rows(refused, (OLDER_ORDER,))]
 
     def is_expired(self, ahead: timedelta = timedelta()) -> bool:
         """Whether the signatures on what is cached have expired (or will, so much later), or there is nothing."""

@@ -151,7 +151,7 @@ class Check:
         """Plan; before anything is fetched or runs, ask what packagers say now; then run until nothing is due."""
         it = self._it
         plan = self._outlook.plan(it.clock())
-        if self._catalogue.is_due() or plan.due() or plan.to_fetch():
+        if self._catalogue.is_due() or it.state.meta(BLOCKED) or plan.due() or plan.to_fetch():
             self._judge_again()
             plan = self._outlook.plan(it.clock())
         if plan.due() or plan.to_fetch():
@@ -186,6 +186,8 @@ class Check:
             return
         judged = self._catalogue.refresh()
         self._tell("packages", judged)
+        for instruction, code, reason in self._catalogue.refused():
+            it.say(f"{instruction}: refused. {reason} [{code}]")
         blocked = ""
         if judged.error is not None and judged.refused_by_trust:
             blocked = f"{judged.error.code} {judged.error.message}"
