@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shlex
 import socket
 import subprocess
@@ -30,7 +31,7 @@ parameters:
   RECORDS: {{pattern: '/[a-z/]*', default: /var/lib/dpkg}}
 programs:
   install:
-    command: [dpkg, '--instdir={{ROOT}}', '--admindir={{RECORDS}}', --install, {deb}]
+    command: [dpkg, "--instdir={{ROOT}}", "--admindir={{RECORDS}}", --install, {deb}]
     timeout: 2m
     detect: {{file: {detect}}}
 """
@@ -47,6 +48,7 @@ class Site:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        self._passphrase = secrets.token_hex(8)
         self._server: subprocess.Popen[bytes] | None = None
 
     def pcm(self, *arguments: str, quiet: bool = False, expect: int | None = 0) -> str:
@@ -60,6 +62,7 @@ class Site:
             "PCM_TOKEN_FILE": str(self.folder / "admin.token"),
             "COLUMNS": "110",
             "NO_COLOR": "1",
+            "PCM_KEY_PASSPHRASE": self._passphrase,
         }
         done = subprocess.run(
             [_BIN / "pcm", *arguments],
@@ -86,7 +89,7 @@ class Site:
         self._home.mkdir()
         self.pcm(
             "site", "init", str(self.folder), "--name", "demo", "--url", self.url, "--keys", str(self.offline_keys),
-            "--single-key", "--no-passphrase", "--spread", "0", "--team", "base",
+            "--single-key", "--team", "base",
         )  # fmt: skip
 
     def serve(self) -> None:
@@ -129,12 +132,18 @@ class Site:
         (directory / "package.yaml").write_text(text)
         return directory
 
-    def order(self, package: str, client: "Client") -> str:
-        """Order an installation on all clients; returns the job's id."""
-        given = [
-            part for name, value in client.install_parameters.items() for part in ("--parameter", f"{name}={value}")
-        ]
-        text = self.pcm("job", "create", package, "--group", "all", *given)
+    def publish(self, directory: Path) -> None:
+        """Sign and publish a package directory."""
+        self.pcm("package", "publish", str(directory), "--keys", str(self.offline_keys), "--team", "base")
+
+    def group(self, name: str, client_id: str) -> None:
+        """Make a group of one client."""
+        self.pcm("group", "create", name, client_id)
+
+    def order(self, package: str, client: "Client", group: str = "all") -> str:
+        """Order an installation on a group; returns the job's id."""
+        given = [part for name, value in client.install_parameters.items() for part in ("--param", f"{name}={value}")]
+        text = self.pcm("job", "create", package, "--group", group, *given)
         found = re.search(r"\bj[0-9a-z]{10}\b", text)
         assert found is not None, text
         return found.group()
@@ -148,23 +157,14 @@ class Site:
         """The enrolment kit: servers and both pinned roots."""
         path = self.folder.parent / "kit.json"
         if not path.exists():
-            self.pcm("client", "kit", "--output", str(path))
+            self.pcm("client", "kit", "--out", str(path))
         return path
 
     def enrol_another(self) -> str:
         """Enrol a second computer of the same site, whose files the thief will misuse; returns its id."""
         home = self.folder.parent / "another"
-        command = [
-            _BIN / "pcmsvc",
-            "--home",
-            str(home),
-            "enroll",
-            "--kit",
-            str(self.kit()),
-            "--token",
-            self.token(),
-            "--json",
-        ]
+        command = [str(_BIN / "pcmsvc"), "--home", str(home), "enroll", "--kit", str(self.kit())]
+        command += ["--token", self.token(), "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
         client_id: str = json.loads(done.stdout)["client_id"]
         return client_id
@@ -219,12 +219,6 @@ class Client:
     def check(self, expect: int | None = 0) -> str:
         """One check: fetch, verify, plan, run, report."""
         return self.pcmsvc("once", expect=expect)
-
-    def last_refusal(self) -> str:
-        """The stable code of the newest refusal."""
-        status = json.loads(self.pcmsvc("status", "--json", quiet=True))
-        refusals = status["refusals"]
-        return str(refusals[0]["code"]) if refusals else ""
 
     @contextlib.contextmanager
     def service_running(self) -> Iterator[None]:

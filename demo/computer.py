@@ -18,10 +18,13 @@ _OVERLAID = ("usr", "etc", "var", "opt")
 
 _COMMON = """set -e
 mount -t tmpfs -o mode=0755 pcm-demo /mnt
-mkdir -p /mnt/pcm/python /mnt/pcm/lib /mnt/pcm/src
+mkdir -p /mnt/pcm/python /mnt/pcm/lib /mnt/pcm/src /mnt/pcm/venv/bin /mnt/pcm/venv/lib/{version}/site-packages
 mount --bind "{python}" /mnt/pcm/python
 mount --bind "{lib}" /mnt/pcm/lib
 mount --bind "{src}" /mnt/pcm/src
+ln -s /mnt/pcm/python/bin/{version} /mnt/pcm/venv/bin/python
+echo "home = /mnt/pcm/python/bin" > /mnt/pcm/venv/pyvenv.cfg
+printf '/mnt/pcm/src\n/mnt/pcm/lib\n' > /mnt/pcm/venv/lib/{version}/site-packages/installed.pth
 """
 _AS_ROOT = """
 mkdir /mnt/computer
@@ -43,8 +46,9 @@ class Computer:
     def __init__(self) -> None:
         self.is_root = os.geteuid() == 0
         script = _COMMON + (_AS_ROOT if self.is_root else _AS_USER) + "echo ready; exec sleep 900"
-        # the interpreter is bound to a place that any account may reach, as an installed service's would be
+        # everything is bound to a place that any account may reach, as an installed service would be
         script = script.format(
+            version=f"python{sys.version_info.major}.{sys.version_info.minor}",
             python=sys.base_prefix,
             lib=sysconfig.get_paths()["purelib"],
             src=REPOSITORY / "src",
@@ -77,15 +81,7 @@ class Computer:
 
     def python(self, module: str, *arguments: str) -> list[str]:
         """The argument list of one of our programs, as it would be installed here."""
-        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        return [
-            "env",
-            "PYTHONPATH=/mnt/pcm/src:/mnt/pcm/lib",
-            f"/mnt/pcm/python/bin/{version}",
-            "-m",
-            module,
-            *arguments,
-        ]
+        return ["/mnt/pcm/venv/bin/python", "-m", module, *arguments]
 
     def run(
         self, argv: list[str], user: int | None = None, *, timeout: float = 120

@@ -14,11 +14,12 @@ from demo.cast import Client, Site
 
 @dataclass(frozen=True)
 class Attack:
-    """One crime: what is told, what is done, and the refusal codes that a client may answer with."""
+    """One crime: what is told, what is done, the code of the refusal that it must meet, and the copy that mends it."""
 
     story: str
     strike: Callable[[], None]
-    codes: tuple[str, ...]
+    code: str
+    honest: str
 
 
 class Thief:
@@ -37,34 +38,37 @@ class Thief:
     def put_back(self, name: str) -> None:
         """Replace both servers' folders by a copy."""
         for folder in (self._logon, self._distribution):
-            self._replace(self._loot / name / folder.name, folder)
+            self._put_back(name, folder)
 
-    def attacks(self, client: Client) -> Iterator[Attack]:
-        """The four crimes, in order."""
+    def attacks_on_instructions(self, client: Client) -> Iterator[Attack]:
+        """Crimes against the logon server's files."""
         yield Attack(
-            "(a) A package file is changed: hello.deb becomes something else.",
-            self._change_file,
-            ("trust.bad_content",),
+            "(a) The other computer's instruction files, which order hello, are replayed to this one.",
+            lambda: self._replay_other(client.client_id),
+            "trust.wrong_recipient",
+            "today",
         )
+
+    def attacks_on_packages(self) -> Iterator[Attack]:
+        """Crimes against the distribution server's files."""
         yield Attack(
             "(b) The command line is changed: the manifest now says `sh -c …`.",
             self._change_command,
-            ("trust.mix_and_match",),
+            "trust.mix_and_match",
+            "tonight",
         )
         yield Attack(
-            "(c) Another client's instruction files are replayed to this one.",
-            lambda: self._replay_other(client.client_id),
-            ("trust.wrong_recipient",),
+            "(c) A package file is changed: hello.deb becomes something else.",
+            self._change_file,
+            "trust.content",
+            "tonight",
         )
         yield Attack(
-            "(d) Yesterday's files are put back, all of them, validly signed.",
-            lambda: self.put_back("yesterday"),
-            ("trust.rollback",),
+            "(d) Yesterday's files are put back, all of them validly signed.",
+            lambda: self._put_back("yesterday", self._distribution),
+            "trust.rollback",
+            "tonight",
         )
-
-    def _change_file(self) -> None:
-        for path in (self._distribution / "objects").glob("*/*.zst"):
-            path.write_bytes(zstandard.compress(b"#!/bin/sh\ntouch /usr/bin/hello\n" + path.name.encode()))
 
     def _change_command(self) -> None:
         for path in (self._distribution / "targets").glob("packages/*/hello/*/*.manifest.json"):
@@ -74,12 +78,18 @@ class Thief:
             path.write_bytes(forged)
             path.with_name(f"{hashlib.sha256(forged).hexdigest()}.manifest.json").write_bytes(forged)
 
-    def _replay_other(self, client_id: str) -> None:
-        mine = self._logon / "clients" / client_id
-        other = next(path for path in (self._logon / "clients").iterdir() if path.name != client_id)
-        self._replace(other, mine)
+    def _change_file(self) -> None:
+        for path in (self._distribution / "objects").glob("*/*.zst"):
+            path.write_bytes(zstandard.compress(b"#!/bin/sh\ntouch /usr/bin/hello\n" + path.name.encode()))
 
-    @staticmethod
-    def _replace(source: Path, target: Path) -> None:
-        shutil.rmtree(target)
-        shutil.copytree(source, target)
+    def _replay_other(self, client_id: str) -> None:
+        clients = self._logon / "clients"
+        for path in (clients / client_id).glob("*.json"):
+            path.unlink()
+        other = next(path for path in clients.iterdir() if path.name != client_id)
+        for path in other.glob("*.json"):
+            shutil.copy(path, clients / client_id)
+
+    def _put_back(self, name: str, folder: Path) -> None:
+        shutil.rmtree(folder)
+        shutil.copytree(self._loot / name / folder.name, folder)
