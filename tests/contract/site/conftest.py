@@ -17,6 +17,7 @@ from pcm.protocol.instructions import Instructions, read_instructions
 from pcm.site import audit, enrolment, job_life, job_views, jobs
 from pcm.site.db.database import Database
 from pcm.site.db.tables import AnyRow, clients
+from pcm.site.db.tables import audit as audit_table
 from pcm.site.intake import Intake
 from pcm.site.reports import Verdict
 from pcm.site.rounds import Rounds
@@ -90,7 +91,8 @@ class Office:
 
     def client(self, client: SmallClient) -> AnyRow:
         with self.site.database.read() as connection:
-            return connection.execute(select(clients).where(clients.c.client_id == client.client_id)).one()
+            row: AnyRow = connection.execute(select(clients).where(clients.c.client_id == client.client_id)).one()
+            return row
 
     def rows(self, table: Table, *conditions: Any) -> list[AnyRow]:
         with self.site.database.read() as connection:
@@ -105,7 +107,7 @@ class Office:
         with self.site.database.read() as connection:
             audit.verify_chain(connection)
         with self.site.database.read() as connection:
-            return list(connection.execute(select(audit.audit.c.action).order_by(audit.audit.c.seq)).scalars())
+            return list(connection.execute(select(audit_table.c.action).order_by(audit_table.c.seq)).scalars())
 
 
 @pytest.fixture(params=DATABASES)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from securesystemslib.signer import Signer
 from sqlalchemy import update
 
 from pcm.model.assignment import State
@@ -308,13 +309,11 @@ def approval(office: Office, order: str, *names: str, **changes: Any) -> bytes:
     envelope: bytes | None = None
     for name in names:
         signer = office.small.offline.signer(f"approver-{name}")
-        envelope = envelopes.add_signature(
-            envelope,
-            PAYLOAD_TYPE,
-            payload,
-            signer.public_key.keyid,
-            lambda data, s=signer: bytes.fromhex(s.sign(data).signature),
-        )
+
+        def sign(data: bytes, signer: Signer = signer) -> bytes:
+            return bytes.fromhex(signer.sign(data).signature)
+
+        envelope = envelopes.add_signature(envelope, PAYLOAD_TYPE, payload, signer.public_key.keyid, sign)
     assert envelope is not None
     return envelope
 

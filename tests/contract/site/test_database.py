@@ -66,17 +66,22 @@ def test_a_time_without_an_offset_is_refused(ready: Database) -> None:
 
 
 def test_a_failed_block_leaves_nothing(ready: Database) -> None:
-    with pytest.raises(RequestError), ready.write() as connection:
-        connection.execute(insert(tables.settings).values(name="a", value="b"))
-        raise RequestError("no")
+    def fail() -> None:
+        with ready.write() as connection:
+            connection.execute(insert(tables.settings).values(name="a", value="b"))
+            raise RequestError("no")
+
+    with pytest.raises(RequestError):
+        fail()
     with ready.read() as connection:
         assert connection.execute(select(tables.settings)).all() == []
 
 
 def test_a_contradiction_is_a_store_conflict(ready: Database) -> None:
+    with ready.write() as connection:
+        connection.execute(insert(tables.settings).values(name="a", value="b"))
     with pytest.raises(StoreError) as raised, ready.write() as connection:
-        for _ in range(2):
-            connection.execute(insert(tables.settings).values(name="a", value="b"))
+        connection.execute(insert(tables.settings).values(name="a", value="b"))
     assert raised.value.code == "store.conflict"
 
 

@@ -12,7 +12,7 @@ from pcm.model.errors import RequestError
 from pcm.model.job import JobOrder
 from pcm.model.program import Parameter, Program
 from pcm.protocol.admin_jobs import GroupOrder, JobPlan
-from pcm.site import groups, job_views, jobs
+from pcm.site import groups, job_views, jobs, packages, projection
 from pcm.site.db.tables import assignments, audit, clients
 from pcm.site.db.tables import jobs as job_table
 from pcm.site.pages import Slice
@@ -132,8 +132,6 @@ def test_q156250_a_client_of_another_platform_is_not_applicable_and_says_why(rea
 
 def test_a_withdrawn_version_cannot_be_ordered(ready: Office) -> None:
     publication = ready.small.sign_withdrawal(ready.site, "tool", "1.0")
-    from pcm.site import packages, projection
-
     with ready.site.database.write() as connection:
         packages.publish(connection, publication, ready.site.distribution, ready.site.online, "t", ready.clock())
     projection.publish_unwritten(ready.site)
@@ -142,8 +140,6 @@ def test_a_withdrawn_version_cannot_be_ordered(ready: Office) -> None:
 
 
 def test_q235837_a_publication_that_has_not_reached_its_servers_cannot_be_ordered(ready: Office) -> None:
-    from pcm.site import packages, projection
-
     publication = ready.small.sign_publication(ready.site, make_package(version="2.0", release=2))
     with ready.site.database.write() as connection:
         packages.publish(connection, publication, ready.site.distribution, ready.site.online, "t", ready.clock())

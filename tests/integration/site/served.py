@@ -34,9 +34,11 @@ class Served:
     def site(self) -> Any:
         return self.serving.site
 
-    def call(self, method: str, path: str, body: Any = None, *, token: str | None = None, **query: Any) -> httpx.Response:
+    def call(
+        self, method: str, path: str, body: Any = None, *, token: str | None = None, **query: Any
+    ) -> httpx.Response:
         """One call of the admin API, as the first administrator unless another token is given."""
-        content = body if isinstance(body, bytes) else None if body is None else codec.encode(body)
+        content = body if isinstance(body, bytes | Iterator) else None if body is None else codec.encode(body)
         headers = {"authorization": f"Bearer {self.small.admin_token if token is None else token}"}
         return self.http.request(method, f"{self.url}/v1{path}", content=content, headers=headers, params=query)
 
@@ -52,7 +54,8 @@ class Served:
         """A request to the logon server, signed by a client."""
         url = f"{self.url}/logon/{path}"
         signed = sign_request(method, url, body, client.key, client.client_id, self.site.clock())
-        return self.http.request(method, url, content=body, headers={**signed, **headers})
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.http.request(method, url, content=body, headers={**signed, **named})
 
     def enrol(self, client: SmallClient, token: str | None = None) -> httpx.Response:
         return self.as_client(client, "POST", "enroll", codec.encode(client.wish(self.site.name, token)))

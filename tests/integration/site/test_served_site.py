@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-import pytest
-
 from pcm.protocol.admin import SiteStatus
-from pcm.protocol.admin_jobs import JobDetail, JobView
-from tests.integration.site.served import serve_small_site
+from pcm.protocol.admin_jobs import JobView
 from pcm.testing.small_site import make_package
+from tests.integration.site.served import serve_small_site
 
 
 def test_from_publication_to_result(tmp_path: Path) -> None:
@@ -21,7 +19,7 @@ def test_from_publication_to_result(tmp_path: Path) -> None:
         lease = served.as_client(client, "GET", f"clients/{client.client_id}/timestamp.json")
         assert lease.status_code == 200
         again = served.as_client(
-            client, "GET", f"clients/{client.client_id}/timestamp.json", **{"if-none-match": lease.headers["etag"]}
+            client, "GET", f"clients/{client.client_id}/timestamp.json", if_none_match=lease.headers["etag"]
         )
         assert again.status_code == 304
         status = served.ask("GET", "/site", SiteStatus)

@@ -5,7 +5,9 @@ never fails half way because another one was faster; on PostgreSQL rows are lock
 committed has reached the disk (synchronous=FULL) before anybody is told. It decides nothing about what is stored.
 """
 
+import contextlib
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,6 +103,9 @@ def _make_engine(url: str) -> Engine:
             f"Databases of the kind {parsed.get_backend_name()!r} are not supported: use sqlite or postgresql.",
             code="request.database",
         )
+    if parsed.database:
+        with contextlib.suppress(OSError):  # connecting tells what is wrong
+            os.close(os.open(parsed.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     engine = create_engine(parsed, pool_size=8, max_overflow=8, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
