@@ -17,8 +17,8 @@ WIDTH = 100
 _HEAD = """\
 # Commands
 
-Made from `--help` by `python -m tools.command_reference`; do not edit. Exit codes of `pcm` and `pcmapp`: 0 done, 1 refused, 2 usage,
-3 not found, 4 not allowed, 5 unreachable. The service's own program, `pcmsvc`, explains itself with `pcmsvc --help`.
+Made from `--help` by `python -m tools.command_reference`; do not edit. Exit codes of `pcm` and `pcmapp`: 0 done, 1 refused,
+2 usage, 3 not found, 4 not allowed, 5 unreachable. The service's own program, `pcmsvc`, explains itself with `pcmsvc --help`.
 """
 
 

@@ -19,10 +19,9 @@ def command(settings: Settings, limit: int) -> None:
         rows = list(api.pages("/audit", AuditRow, limit))
     if show.print_data(rows, settings.output):
         return
-    columns = (">seq", "when", "who", "what", "on", "detail")
+    columns = (">seq", "when", "~who", "~what", "detail")
     shown = [
-        (r.seq, r.at, show.plain(r.actor), show.plain(r.action), show.plain(r.subject), show.plain(r.detail))
-        for r in rows
+        (r.seq, r.at, show.plain(r.actor), show.plain(f"{r.action} {r.subject}"), show.plain(r.detail)) for r in rows
     ]
     show.print_table(columns, shown, none="Nothing has happened yet.")
     broken = next((newer.seq for newer, older in pairwise(rows) if newer.prev_sha256 != older.sha256), None)

@@ -51,7 +51,7 @@ def list_clients(settings: Settings, state: Any, limit: int | None) -> None:
         if state
         else "No client has enrolled yet. Next: pcm client kit, then pcm client token"
     )
-    show.print_table(("host", "client", "state", "platform", "system", "last seen"), rows, none=none)
+    show.print_table(("host", "client", "state", "platform", "~system", "last seen"), rows, none=none)
 
 
 @command.command("show")
@@ -85,10 +85,10 @@ def show_client(settings: Settings, client: str) -> None:
         (a.job, a.state, show.plain(f"{a.program} {a.package} {a.version}"), show.ago(a.changed), show.plain(a.reason))
         for a in detail.assignments
     ]
-    show.print_table(("job", "state", "order", "changed", "reason"), rows, none="No job is for it.")
+    show.print_table(("job", "state", "~order", "changed", "reason"), rows, none="No job is for it.")
     refusals = [(r.code, r.count, r.at, show.plain(r.source), show.plain(r.reason)) for r in detail.refusals]
     if refusals:
-        show.print_table(("refused", ">times", "when", "from", "reason"), refusals, none="", title="Refusals")
+        show.print_table(("refused", ">times", "when", "~from", "reason"), refusals, none="", title="\nRefusals")
 
 
 @command.command("why")

@@ -34,7 +34,7 @@ def list_contexts(settings: Settings) -> None:
         for name, c in known.known.items()
     ]
     show.print_table(
-        ("", "context", "site", "token file"), rows, none="There is none. Add one: pcm context add NAME --site URL"
+        ("", "context", "~site", "token file"), rows, none="There is none. Add one: pcm context add NAME --site URL"
     )
 
 

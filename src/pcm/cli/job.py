@@ -165,17 +165,14 @@ def list_jobs(settings: Settings, limit: int | None) -> None:
         (
             j.id,
             j.state,
-            j.program,
-            j.package,
-            show.plain(j.version),
-            j.order.group,
+            show.plain(f"{j.program} {j.package} {j.version}"),
+            show.plain(j.order.group),
             jobs.counts(j),
-            j.created,
-            j.created_by,
+            show.ago(j.created),
         )
         for j in found
     ]
-    columns = ("job", "state", "program", "package", "version", "group", "clients", "created", "by")
+    columns = ("job", "state", "~order", "~group", "~clients", "created")
     show.print_table(columns, rows, none="No job yet. Next: pcm job create PACKAGE --group all")
 
 

@@ -104,7 +104,7 @@ def show_detail(settings: Settings, detail: JobDetail, output_of: str | None = N
     _show_results(detail)
     refusals = [(show.plain(r.host_name), r.code, r.count, r.at, show.plain(r.reason)) for r in detail.refusals]
     if refusals:
-        show.print_table(("host", "refused", ">times", "when", "reason"), refusals, none="", title="Refusals")
+        show.print_table(("host", "refused", ">times", "when", "reason"), refusals, none="", title="\nRefusals")
 
 
 def _reason(assignment: AssignmentView) -> object:
@@ -126,7 +126,7 @@ def _show_results(detail: JobDetail) -> None:
         )
         for result in detail.results
     ]
-    show.print_table(("host", "started", ">took", ">exit code", "means", "detected"), rows, none="", title="Runs")
+    show.print_table(("host", "started", ">took", ">exit code", "means", "detected"), rows, none="", title="\nRuns")
     for result in detail.results:
         worked = result.exit_class in {"success", "restart", "restarting"} and result.detected is not False
         if not worked and result.output_tail:

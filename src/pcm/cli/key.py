@@ -228,7 +228,7 @@ def status(settings: Settings, staged: Path | None) -> None:
         ("Packages: what may run", keys.packages),
     ):
         show.print_table(
-            ("role", ">must sign", "keys", ">version", "until"), map(_role_row, roles), none="", title=title
+            ("role", ">must sign", "~keys", ">version", "until"), map(_role_row, roles), none="", title=title
         )
     brake = site_policy.read_policy(keys.policy)
     click.echo(

@@ -133,7 +133,7 @@ def show_draft(settings: Settings, made: Made, draft: Path | None) -> None:
         )
     )
     rows = [(name, show.plain(" ".join(p.argv)), p.run_as, p.approvals or "") for name, p in package.programs.items()]
-    show.print_table(("program", "command", "runs as", ">approvals"), rows, none="")
+    show.print_table(("program", "~command", "runs as", ">approvals"), rows, none="")
     click.echo(f"Nothing is signed yet. Next: pcm package publish {made.directory} --keys KEYS")
 
 
@@ -202,7 +202,7 @@ def show_versions(settings: Settings, detail: PackageDetail) -> None:
             show.plain(version.version),
             version.release,
             "withdrawn" if version.withdrawn else "published",
-            version.published,
+            show.ago(version.published),
             ", ".join(version.platforms),
             ", ".join(program.name for program in version.programs),
             version.files,
@@ -210,7 +210,7 @@ def show_versions(settings: Settings, detail: PackageDetail) -> None:
         )
         for version in detail.versions
     ]
-    columns = ("version", ">release", "state", "published", "platforms", "programs", ">files", ">size")
+    columns = ("version", ">release", "state", "published", "~platforms", "~programs", ">files", ">size")
     show.print_table(columns, rows, none="No version is left.")
 
 
@@ -236,4 +236,4 @@ def show_version(settings: Settings, detail: VersionDetail) -> None:
         (p.name, show.plain(" ".join(p.argv)), p.run_as, p.approvals or "", p.user_requestable)
         for p in version.programs
     ]
-    show.print_table(("program", "command", "runs as", ">approvals", "users may ask"), rows, none="")
+    show.print_table(("program", "~command", "runs as", ">approvals", "users may ask"), rows, none="")

@@ -30,9 +30,9 @@ def progress(title: str) -> Iterator[Advance]:
         TextColumn("{task.fields[what]}", style="dim"),
     )
     with Progress(*columns, console=screen, transient=True) as bars:
-        task = bars.add_task(title, total=None, what="")
+        task = bars.add_task(title, total=None, what="", visible=False)
 
         def advance(done: int, total: int, what: str) -> None:
-            bars.update(task, completed=done, total=max(total, 1), what=printable(what)[-40:])
+            bars.update(task, completed=done, visible=True, total=max(total, 1), what=printable(what)[-40:])
 
         yield advance

@@ -7,7 +7,7 @@ only when a table is drawn on the way out.
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import msgspec
@@ -30,6 +30,7 @@ OPEN = frozenset(
         "downloading", "offered", "waiting", "ready", "active",
     }
 )  # fmt: skip
+_WORD = 16
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
@@ -53,7 +54,12 @@ def print_data(value: Any, output: Output) -> bool:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, none: str, title: str = "") -> None:
-    """Draw a table; if it has no rows, say `none`. A column name that starts with '>' is aligned to the right."""
+    """Draw a table; if it has no rows, say `none`.
+
+    Args:
+        columns: Names. One that starts with '>' is aligned to the right; one with '~' wraps where space is short (the last one
+            always does). The others never wrap: what people copy stays whole.
+    """
     from rich import box  # noqa: PLC0415 - see module
     from rich.table import Table  # noqa: PLC0415
 
@@ -61,12 +67,25 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, none: 
     if not lines:
         click.echo(none)
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left", title_style="bold")
-    for column in columns:
-        right = column.startswith(">")
-        table.add_column(column.removeprefix(">"), justify="right" if right else "left", overflow="fold")
-    for line in lines:
-        table.add_row(*(cell(value) for value in line))
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+    )
+    cells = [[cell(value) for value in line] for line in lines]
+    for index, column in enumerate(columns):
+        fixed = not column.startswith("~") and index < len(columns) - 1
+        side: Literal["left", "right"] = "right" if column.startswith(">") else "left"
+        # a column that wraps keeps its words whole, up to a point
+        longest = max(len(word) for line in cells for word in [column, *line[index].plain.split(), ""])
+        table.add_column(
+            column.lstrip(">~"), justify=side, no_wrap=fixed, overflow="fold", min_width=min(longest, _WORD)
+        )
+    for line in cells:
+        table.add_row(*line)
     _draw(table)
 
 

@@ -37,4 +37,4 @@ def show_status(settings: Settings) -> None:
     counts += [("assignments", state, count) for state, count in sorted(status.assignments.items()) if count]
     show.print_table(("of", "state", ">count"), counts, none="No client has enrolled yet. Next: pcm client token")
     rows = [(s.name, s.kind, s.location, s.folder) for s in status.servers]
-    show.print_table(("server", "kind", "location", "static folder"), rows, none="It names no server.")
+    show.print_table(("server", "kind", "~location", "static folder"), rows, none="It names no server.")

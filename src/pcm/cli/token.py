@@ -47,8 +47,10 @@ def list_tokens(settings: Settings) -> None:
         tokens = api.get("/api-tokens", list[ApiTokenView])
     if show.print_data(tokens, settings.output):
         return
-    rows = [(t.id, show.plain(t.name), t.role, t.created, t.expires, t.revoked) for t in tokens]
-    show.print_table(("token", "name", "role", "created", "expires", "revoked"), rows, none="There is no token.")
+    rows = [
+        (t.id, show.plain(t.name), t.role, "revoked" if t.revoked else f"until {t.expires:%Y-%m-%d}") for t in tokens
+    ]
+    show.print_table(("token", "~name", "role", "counts"), rows, none="There is no token.")
 
 
 @command.command("revoke")
