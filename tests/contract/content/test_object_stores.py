@@ -124,7 +124,9 @@ def test_nothing_is_visible_before_the_last_byte(store: FolderObjectStore) -> No
     assert not any(seen)
 
 
-@pytest.mark.parametrize("name", ["", "x", "../../etc/passwd", SHA.upper(), SHA + "/"])
+@pytest.mark.parametrize(
+    "name", ["", "x", "../../etc/passwd", SHA.upper(), SHA + "/"], ids=["empty", "short", "path", "upper", "slash"]
+)
 def test_names_that_are_no_hash_are_refused(store: FolderObjectStore, name: str) -> None:
     for ask in (
         lambda: store.put(name, 1, [b""]),

@@ -1,6 +1,5 @@
 """Keys come and go, cached files get lost: clients carry on, floors hold, revoked keys are worth nothing."""
 
-import json
 import os
 import random
 import shutil
@@ -13,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner
 
+from pcm.distribution.folder import DistributionFolder
 from pcm.model.errors import PcmError
-from pcm.trust import cache, floors, instruction_repository, metadata, roots
+from pcm.trust import cache, floors, instruction_repository, metadata, package_repository, roots
 from tests.unit.trust.simulated import (
     ME,
     Server,
@@ -103,7 +103,7 @@ def test_a_revoked_policy_key_cannot_have_pushed_versions_out_of_reach(
     assert code_of(client.poll) == "trust.rollback"
 
 
-@pytest.mark.parametrize("version", [FAR, ms(utc_now()) + 3_600_000])
+@pytest.mark.parametrize("version", [FAR, ms(utc_now()) + 3_600_000], ids=["far", "in an hour"])
 def test_no_stolen_key_can_push_the_floors_or_the_clock_into_the_future(
     site: SimulatedSite, client: SimulatedClient, version: int
 ) -> None:
@@ -210,6 +210,46 @@ def test_online_key_rotation(site: SimulatedSite, client: SimulatedClient) -> No
     assert code_of(client.look) == "trust.unsigned"
 
 
+def start_again(site: SimulatedSite, everything: dict[str, bytes], version: int) -> metadata.Files:
+    return package_repository.publish(everything, None, None, site.online, utc_now().timestamp(), first_version=version)
+
+
+def test_a_stolen_online_key_cannot_have_pushed_versions_out_of_reach(
+    site: SimulatedSite, client: SimulatedClient, tmp_path: Path
+) -> None:
+    """Fast-forward: no honest snapshot or timestamp comes after 2**53. A new key, and the site starts again below."""
+    path = "packages/apps/viewer/1.0/manifest.json"
+    site.publish_manifest(a_manifest())
+    client.accept(client.look())
+    folder = DistributionFolder(tmp_path / "distribution")
+    folder.publish(site.distribution)
+    honest, own = (
+        dict(site.distribution),
+        metadata.read_version(site.distribution["metadata/timestamp.json"], "timestamp"),
+    )
+    everything = {"targets": site.top, **site.team_files}
+    site.distribution.update(start_again(site, everything, 2**53))
+    client.accept(client.look())
+    assert (client.packages_floors.version("snapshot"), client.packages_floors.version("timestamp")) == (2**53, 2**53)
+    assert code_of(lambda: client.look(Server(honest))) == "trust.rollback"
+
+    old, site.online, site.distribution = site.online, named("online-2"), dict(honest)
+    rotate(site, roots.PACKAGES, ["snapshot", "timestamp"], old, site.online)
+    again = start_again(site, everything, own + 1)
+    site.distribution.update(again)
+    folder.publish(again)  # no file that stood there changes
+    packages = client.look()
+    assert packages.find(path).length
+    client.accept(packages)
+    assert client.packages_floors.version("timestamp") == own + 1
+    site.publish({})  # from here on as ever
+    client.accept(client.look())
+    assert code_of(lambda: client.look(Server({**site.distribution, **again}))) == "trust.rollback"
+    site.online = old
+    site.distribution.update(start_again(site, everything, 2**53))
+    assert code_of(client.look) == "trust.unsigned"
+
+
 def test_team_key_rotation_and_revocation(site: SimulatedSite, client: SimulatedClient) -> None:
     manifest = a_manifest()
     path = "packages/apps/viewer/1.0/manifest.json"
@@ -247,25 +287,9 @@ def test_a_revoked_team_key_cannot_have_pushed_its_role_out_of_reach(
     site.change_targets(lambda staged: staged.set_team("apps", [site.teams["apps"].public_key]))
     assert site.top != staged_top
     team = resigned(honest, [site.teams["apps"]], lambda signed: signed.update(version=3))
-    snapshot_version = (
-        json.loads(site.distribution["metadata/timestamp.json"])["signed"]["meta"]["snapshot.json"]["version"] + 1
-    )
-    snapshot = metadata.common("snapshot", snapshot_version, site.year)
-    snapshot["meta"] = {
-        "targets.json": metadata.entry(site.top, metadata.read_version(site.top, "targets")),
-        "apps.json": metadata.entry(team, 3),
-        "games.json": metadata.entry(site.team_files["games"], 1),
-    }
-    signed = metadata.sign(snapshot, [site.online])
-    timestamp = metadata.common("timestamp", snapshot_version, site.year)
-    timestamp["meta"] = {"snapshot.json": metadata.entry(signed, snapshot_version)}
-    site.distribution.update(
-        {
-            "metadata/3.apps.json": team,
-            f"metadata/{snapshot_version}.snapshot.json": signed,
-            "metadata/timestamp.json": metadata.sign(timestamp, [site.online]),
-        }
-    )
+    begun = metadata.read_version(site.distribution["metadata/timestamp.json"], "timestamp") + 1
+    everything = {"targets": site.top, "apps": team, "games": site.team_files["games"]}
+    site.distribution.update(start_again(site, everything, begun))
     packages = client.look()
     packages.find(path)
     client.accept(packages)
