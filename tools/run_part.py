@@ -18,7 +18,9 @@ def main() -> int:
     if not parts:
         print(f"{' '.join(names)}: not built yet.")
     for part in parts:
-        status = subprocess.run([sys.executable, part, *arguments], cwd=ROOT, check=False).returncode
+        # as a module, so that parts can import their neighbours
+        module = part.removesuffix(".py").replace("/", ".")
+        status = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, check=False).returncode
         if status != 0:
             # Killed by a signal: shells expect 128 + its number.
             return status if status > 0 else 128 - status

@@ -1,0 +1,21 @@
+"""The client service: idle poll, verify and plan, overhead per program, idle memory. `docs/benchmarks.md` explains each figure."""
+
+import sys
+
+from bench import poll, resident, runs, verify
+from bench.measure import Report
+
+
+def main() -> int:
+    """Measure all four; the exit code tells whether every aim holds."""
+    report = Report("agent")
+    poll.measure(report)
+    verify.measure(report)
+    runs.measure(report)
+    resident.measure(report)
+    report.finish()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
