@@ -83,7 +83,7 @@ def sign_team_again(team: str, current: bytes, signers: Iterable[Signer], expire
 
 
 def sign_snapshot(
-    roles: Mapping[str, bytes], previous: bytes | None, signer: Signer, expires_s: float
+    roles: Mapping[str, bytes], previous: bytes | None, signer: Signer, expires_s: float, *, first_version: int = 1
 ) -> tuple[int, bytes]:
     """Sign the next snapshot: which version of each targets role belongs together.
 
@@ -91,6 +91,7 @@ def sign_snapshot(
         roles: `targets` and each team → its file. A role of the previous snapshot that is missing here (a revoked team) keeps its
             entry, because a client refuses a snapshot that forgets one (TUF specification, 5.5.5).
         previous: The snapshot until now.
+        first_version: Where to begin if there is no previous one.
 
     Returns:
         Its version and its file.
@@ -98,7 +99,7 @@ def sign_snapshot(
     Raises:
         RequestError: `request.rollback`: a role would go back, which every client would refuse.
     """
-    version = 1
+    version = first_version
     meta: dict[str, Any] = {}
     if previous is not None:
         before = metadata.read_signed(previous, "snapshot")
@@ -115,9 +116,11 @@ def sign_snapshot(
     return version, metadata.sign(signed, (signer,))
 
 
-def sign_timestamp(snapshot: bytes, previous: bytes | None, signer: Signer, expires_s: float) -> bytes:
+def sign_timestamp(
+    snapshot: bytes, previous: bytes | None, signer: Signer, expires_s: float, *, first_version: int = 1
+) -> bytes:
     """Sign the next timestamp over a snapshot; also how a timestamp is renewed."""
-    version = 1 if previous is None else metadata.read_version(previous, "timestamp") + 1
+    version = first_version if previous is None else metadata.read_version(previous, "timestamp") + 1
     signed = metadata.common("timestamp", version, expires_s)
     signed["meta"] = {"snapshot.json": metadata.entry(snapshot, metadata.read_version(snapshot, "snapshot"))}
     return metadata.sign(signed, (signer,))
@@ -132,14 +135,20 @@ def publish(
     *,
     snapshot_days: float = SNAPSHOT_DAYS,
     timestamp_days: float = TIMESTAMP_DAYS,
+    first_version: int = 1,
 ) -> metadata.Files:
     """Make changed roles visible: the files to write below a distribution server's root, the timestamp last.
+
+    After the theft of an online key, what was signed with it may bear versions out of reach, or name roles' versions that never
+    were. Once a root has replaced the key, clients forget its floors (`floors.forget_revoked`), and the site starts again: all
+    roles, neither snapshot nor timestamp, and a `first_version` above those that it signed itself, so that no file changes.
 
     Args:
         roles: `targets` and teams that are new or changed (all of them the first time).
         snapshot: The snapshot until now, None the first time. Same for `timestamp`.
         online: The key of the online roles.
         now_s: Unix time in seconds.
+        first_version: Of snapshot and timestamp where there is none until now.
 
     Raises:
         RequestError: as `sign_snapshot`.
@@ -147,10 +156,12 @@ def publish(
     files: metadata.Files = {}
     for role, data in roles.items():
         files[f"metadata/{metadata.read_version(data, 'targets')}.{role}.json"] = data
-    version, next_snapshot = sign_snapshot(roles, snapshot, online, now_s + snapshot_days * metadata.DAY_S)
+    version, next_snapshot = sign_snapshot(
+        roles, snapshot, online, now_s + snapshot_days * metadata.DAY_S, first_version=first_version
+    )
     files[f"metadata/{version}.snapshot.json"] = next_snapshot
     files["metadata/timestamp.json"] = sign_timestamp(
-        next_snapshot, timestamp, online, now_s + timestamp_days * metadata.DAY_S
+        next_snapshot, timestamp, online, now_s + timestamp_days * metadata.DAY_S, first_version=first_version
     )
     return files
 

@@ -192,7 +192,7 @@ class SimulatedSite:
         change(staged)
         self.publish({"targets": self.sign_targets(staged)})
 
-    def publish(self, changed: dict[str, bytes], now_s: float | None = None, **days: float) -> None:
+    def publish(self, changed: dict[str, bytes], now_s: float | None = None, **days: Any) -> None:
         timestamp = self.distribution.get("metadata/timestamp.json")
         snapshot = None
         if timestamp is not None:
