@@ -143,7 +143,8 @@ def _open_signers(
     online = _signer(keyring, packages.roles["timestamp"].keyids, "online")
     places = []
     for server in settings.logon:
-        place = LogonFolder(folder_of(folder, server, LOGON))
+        # not synced file by file: the database is, and after a power cut all is written again (`projection`)
+        place = LogonFolder(folder_of(folder, server, LOGON), durable=False)
         lease = _signer(keyring, instructions.roles["timestamp"].keyids, f"lease-{server.name}")
         leases = Leases(place, lease, lambda: int(clock().timestamp() * 1000), settings.settings.lease_days)
         places.append(LogonPlace(server.name, server.folder is None, place, leases))

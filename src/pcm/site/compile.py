@@ -83,9 +83,8 @@ class Compiler:
                     clean.append(row.id)
                 else:
                     changed.append(values)
-                turn.sources.note_served(row.id, row.serial if values is None else values["serial"])
             _save(connection, changed, clean)
-            turn.sources.save(connection)
+            turn.sources.note_served(connection, [*clean, *(values["row"] for values in changed)])
         return len(rows), len(changed)
 
     def _begin(self, connection: Connection, ids: list[int], now: datetime) -> _Turn:

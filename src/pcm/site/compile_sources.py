@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, or_, select, update
+from sqlalchemy import Connection, or_, select, update
 
 from pcm.model.errors import PcmError
 from pcm.model.instruction import ManifestReference
 from pcm.model.job import JobOrder
 from pcm.protocol import codec
 from pcm.site import approvals
-from pcm.site.db.tables import AnyRow, assignments, jobs
+from pcm.site.db.tables import AnyRow, assignments, clients, jobs
 from pcm.site.db.tables_packages import package_versions
 from pcm.site.instruction_files import JobFacts, JobTemplate
 from pcm.site.job_life import OPEN, PLATFORM
@@ -44,11 +44,6 @@ class Sources:
             if row.job in self._templates or row.job in self._broken:
                 self._by_client[row.client].append(row)
         self._standing = self._load_standing(connection, ids)
-        self._cancelling: dict[int, list[int]] = defaultdict(list)
-        for row in connection.execute(_cancelling(ids)):
-            self._cancelling[row.client].append(row.id)
-        self._offered: list[dict[str, Any]] = []
-        self._withdrawn: list[dict[str, Any]] = []
 
     def instructions(self, client: int, client_id: str) -> list[msgspec.Raw]:
         """One client's instructions, oldest job first.
@@ -62,23 +57,26 @@ class Sources:
                 raise self._broken[row.job]
         return [self._templates[row.job].render(client_id, standing) for row in self._by_client[client]]
 
-    def note_served(self, client: int, serial: int) -> None:
-        """The client's newest file has this serial: what it names is offered, what was cancelled is gone from it."""
-        self._offered += [
-            {"row": row.id, "serial": serial} for row in self._by_client[client] if row.offered_serial is None
-        ]
-        self._withdrawn += [{"row": number, "serial": serial} for number in self._cancelling[client]]
-
-    def save(self, connection: Connection) -> None:
-        """Write what `note_served` has noted."""
-        for rows, column in ((self._offered, "offered_serial"), (self._withdrawn, "withdrawn_serial")):
-            if rows:
-                connection.execute(
-                    update(assignments)
-                    .where(assignments.c.id == bindparam("row"))
-                    .values({column: bindparam("serial")}),
-                    rows,
-                )
+    def note_served(self, connection: Connection, served: list[int]) -> None:
+        """These clients' newest files are in their rows: note what they name as offered, and what was cancelled as gone."""
+        mine = assignments.c.client.in_(served)
+        serial = select(clients.c.serial).where(clients.c.id == assignments.c.client).scalar_subquery()
+        connection.execute(
+            update(assignments)
+            .where(
+                mine,
+                assignments.c.offered_serial.is_(None),
+                assignments.c.job.in_(list(self._templates)),
+                assignments.c.code != PLATFORM,
+                ~assignments.c.cancelling,
+            )
+            .values(offered_serial=serial)
+        )
+        connection.execute(
+            update(assignments)
+            .where(mine, assignments.c.cancelling, assignments.c.withdrawn_serial.is_(None))
+            .values(withdrawn_serial=serial)
+        )
 
     def _load_jobs(self, connection: Connection, names: set[str], proofs_of: ProofsOf) -> dict[str, JobTemplate]:
         if not names:
@@ -138,7 +136,7 @@ def _facts(connection: Connection, row: AnyRow, signed: int, proofs_of: ProofsOf
 def _undone(ids: list[int]) -> Any:
     not_for_it = assignments.c.code == PLATFORM
     return (
-        select(assignments.c.id, assignments.c.client, assignments.c.job, assignments.c.offered_serial)
+        select(assignments.c.client, assignments.c.job)
         .join(jobs, jobs.c.id == assignments.c.job)
         .join(package_versions, package_versions.c.id == jobs.c.package_version)
         .where(
@@ -150,10 +148,4 @@ def _undone(ids: list[int]) -> Any:
             package_versions.c.withdrawn.is_(None),
         )
         .order_by(assignments.c.client, jobs.c.created, jobs.c.id)
-    )
-
-
-def _cancelling(ids: list[int]) -> Any:
-    return select(assignments.c.id, assignments.c.client).where(
-        assignments.c.client.in_(ids), assignments.c.cancelling, assignments.c.withdrawn_serial.is_(None)
     )

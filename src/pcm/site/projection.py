@@ -5,6 +5,8 @@ logon folders the roots of the instruction repository; `compile` writes each cli
 be done twice, or be interrupted.
 """
 
+from pathlib import Path
+
 from sqlalchemy import delete, insert, select, update
 
 from pcm.content.objects import pieces_of
@@ -13,11 +15,12 @@ from pcm.protocol.admin import ServerView
 from pcm.site import audit, catalogue, repository
 from pcm.site.authority import Site
 from pcm.site.compile import mark_all
-from pcm.site.db.tables import clients, servers
+from pcm.site.db.tables import clients, servers, settings
 from pcm.site.db.tables_packages import package_versions, repository_files
 from pcm.site.intake import DROP_FOLDER
 
 _CHUNK = 500
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def publish_unwritten(site: Site) -> bool:
@@ -69,7 +72,14 @@ def write_roots(site: Site) -> None:
 
 
 def find_missing_clients(site: Site) -> int:
-    """Mark clients whose files are not where they should be; how many."""
+    """Mark clients whose files are not where they should be; how many.
+
+    After a restart of the machine that is all of them: their files are not synced one by one, so a power cut may have spoilt any.
+    """
+    if _machine_restarted(site):
+        with site.database.write() as connection:
+            told = update(clients).where(clients.c.state == "enrolled", clients.c.targets_version > 0)
+            return connection.execute(told.values(unwritten=True)).rowcount
     with site.database.read() as connection:
         rows = connection.execute(
             select(clients.c.id, clients.c.client_id, clients.c.targets_version).where(
@@ -118,6 +128,21 @@ def take_up_servers(site: Site) -> bool:
             mark_all(connection)
         names = ", ".join(f"{server.kind} {server.name}" for server in wanted)
         audit.record(connection, site.clock(), audit.SITE, "servers.change", site.name, names)
+    return True
+
+
+def _machine_restarted(site: Site) -> bool:
+    """Whether this is another boot than the last time; note which it is. Where boots have no id, each start counts."""
+    try:
+        boot = BOOT_ID.read_text().strip()
+    except OSError:
+        return True
+    with site.database.write() as connection:
+        known = connection.execute(select(settings.c.value).where(settings.c.name == "boot_id")).scalar()
+        if known == boot:
+            return False
+        connection.execute(delete(settings).where(settings.c.name == "boot_id"))
+        connection.execute(insert(settings).values(name="boot_id", value=boot))
     return True
 
 

@@ -19,7 +19,7 @@ from pcm.protocol.report import Outcome
 from pcm.site import approvals, repository
 from pcm.site.compile import BATCH, Compiler
 from pcm.site.configuration import Settings
-from pcm.site.db.tables import clients, jobs, poison
+from pcm.site.db.tables import clients, jobs, poison, settings
 from pcm.testing.small_site import SmallClient
 from pcm.trust import approvals as client_side
 from pcm.trust import envelopes
@@ -420,3 +420,19 @@ def test_a_cancelled_job_is_not_approved(guarded: Office) -> None:
     with pytest.raises(RequestError) as raised:
         approve(guarded, job, envelope)
     assert raised.value.code == "job.state"
+
+
+def test_after_a_restart_of_the_machine_all_files_are_written_again(ready: Office, tmp_path: Path) -> None:
+    client = ready.enrolled()
+    ready.compile()
+    name = f"clients/{client.client_id}/{ready.client(client).targets_version}.targets.json"
+    place = ready.site.own_logon.folder
+    (place.root / name).write_bytes(b"")  # what a power cut may leave of a file that was not synced
+    ready.rounds.prepare()
+    assert ready.compile() == 0
+    assert place.read(name) == b""
+    with ready.site.database.write() as connection:
+        connection.execute(update(settings).where(settings.c.name == "boot_id").values(value="another"))
+    ready.rounds.prepare()
+    assert ready.compile() == 0
+    assert look(ready, client, tmp_path / "copy").instructions.serial == 1
