@@ -13,6 +13,7 @@ import msgspec
 from pcm.model.detection import Detection
 from pcm.model.errors import RequestError
 from pcm.model.names import check_name
+from pcm.model.patterns import Pattern
 
 Argument = Annotated[str, msgspec.Meta(max_length=4000)]
 Variable = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$(?!\n)")]
@@ -77,10 +78,7 @@ class Parameter(msgspec.Struct, frozen=True, omit_defaults=True):
         if (self.enum is None) == (self.pattern is None):
             raise ValueError("a parameter needs either enum or pattern")
         if self.pattern is not None:
-            try:
-                re.compile(self.pattern)
-            except re.error as error:
-                raise ValueError(f"pattern {self.pattern!r} is not a regular expression: {error}") from None
+            Pattern(self.pattern)
         if self.default is not None:
             self.check("default", self.default)
 
@@ -99,7 +97,7 @@ class Parameter(msgspec.Struct, frozen=True, omit_defaults=True):
             raise RequestError(
                 f"parameter {name}: {shown} is not one of {', '.join(self.enum)}.", code="request.parameter"
             )
-        if self.pattern is not None and re.fullmatch(self.pattern, value) is None:
+        if self.pattern is not None and not Pattern(self.pattern).fits(value):
             raise RequestError(f"parameter {name}: {shown} does not match {self.pattern!r}.", code="request.parameter")
         if "\0" in value:
             raise RequestError(f"parameter {name} has a NUL character.", code="request.parameter")
