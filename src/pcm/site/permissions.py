@@ -1,6 +1,6 @@
 """Which role may call which endpoint of the admin API: one table, nothing else decides.
 
-Serves every call, after `tokens` and before any handler runs. An endpoint that is not in the table cannot be called
+Serves every call, after `tokens` and before any responder runs. An endpoint that is not in the table cannot be called
 at all: the router takes its routes from here too. `viewer` reads; `operator` also orders jobs and looks after
 clients and groups; `packager` also publishes, but orders nothing; `admin` may do everything.
 """

@@ -1,14 +1,14 @@
-"""The table of endpoints: complete, in step with the handlers, and as narrow as it says."""
+"""The table of endpoints: complete, in step with the responders, and as narrow as it says."""
 
 import pytest
 
 from pcm.model.errors import RequestError
-from pcm.site.api.routes import HANDLERS, UPLOAD
+from pcm.site.api.routes import RESPONDERS, UPLOAD
 from pcm.site.permissions import ADMIN, ENDPOINTS, ORDER, PUBLISH, READ, check_permission
 
 
-def test_every_endpoint_has_a_rule_and_a_handler() -> None:
-    assert set(ENDPOINTS) == {*HANDLERS, UPLOAD}
+def test_every_endpoint_has_a_rule_and_a_responder() -> None:
+    assert set(ENDPOINTS) == {*RESPONDERS, UPLOAD}
 
 
 def test_reading_is_for_all_and_changing_for_some() -> None:

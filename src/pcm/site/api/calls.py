@@ -1,6 +1,6 @@
 """One call of the admin API: authenticated, permitted, bounded, handled in a thread; every error as problem details.
 
-Serves steps 2, 3 and 12: between the web server and the handlers, one file for each noun beside this one. The order
+Serves steps 2, 3 and 12: between the web server and the responders, one file for each noun beside this one. The order
 is fixed: who asks (`tokens`), may they (`permissions`), only then is a body read, with a limit and a deadline. This
 is the HTTP boundary: a fault of the program becomes a 500 and a line in the log here, and nowhere else. RFC 9457
 (problem details), RFC 6750 (bearer tokens).
@@ -46,7 +46,7 @@ _CONFLICTS = ("job.", "package.", "client.", "approval.")
 
 @dataclass(frozen=True)
 class Call:
-    """What a handler gets. `names`: from the path; `query`: decoded; `body`: bounded, not parsed yet."""
+    """What a responder gets. `names`: from the path; `query`: decoded; `body`: bounded, not parsed yet."""
 
     site: Site
     actor: Actor
@@ -66,13 +66,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """A handler's answer: a msgspec value (None: no content), and the status."""
+    """A responder's answer: a msgspec value (None: no content), and the status."""
 
     value: Any
     status: int = 200
 
 
-Handler = Callable[[Call], Reply]
+Responder = Callable[[Call], Reply]
 
 
 class Endpoint:
@@ -84,12 +84,12 @@ class Endpoint:
     """
 
     def __init__(
-        self, site: Site, method: str, path: str, handler: Handler, *, max_bytes: int = MAX_REQUEST_BYTES
+        self, site: Site, method: str, path: str, responder: Responder, *, max_bytes: int = MAX_REQUEST_BYTES
     ) -> None:
         self._site = site
         self._method = method
         self._path = path
-        self._handler = handler
+        self._responder = responder
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,7 +103,7 @@ class Endpoint:
         if self._method in {"POST", "PUT"}:
             body = await receive_body(scope, receive, self._max_bytes, RECEIVE_S)
         call = Call(self._site, actor, scope["path_params"], query, body)
-        reply = await asyncio.to_thread(self._handler, call)
+        reply = await asyncio.to_thread(self._responder, call)
         return write_reply(reply)
 
 
@@ -156,7 +156,7 @@ def read_query(scope: Scope) -> dict[str, str]:
 
 
 def write_reply(reply: Reply) -> Response:
-    """A handler's answer as HTTP."""
+    """A responder's answer as HTTP."""
     if reply.value is None:
         return Response(status_code=204, headers={"cache-control": "no-store"})
     return Response(

@@ -1,6 +1,6 @@
-"""Which handler answers which endpoint, and the API as one ASGI application.
+"""Which responder answers which endpoint, and the API as one ASGI application.
 
-Serves steps 2, 3 and 12. Every endpoint of `permissions.ENDPOINTS` has exactly one handler here; one without the
+Serves steps 2, 3 and 12. Every endpoint of `permissions.ENDPOINTS` has exactly one responder here; one without the
 other keeps the site from starting, so nothing is ever reachable without a rule.
 """
 
@@ -11,11 +11,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pcm.protocol.admin import MAX_PUBLICATION_BYTES
 from pcm.site.api import about, clients, groups, jobs, objects, packages
-from pcm.site.api.calls import Endpoint, Handler, problem
+from pcm.site.api.calls import Endpoint, Responder, problem
 from pcm.site.authority import Site
 from pcm.site.permissions import ENDPOINTS
 
-HANDLERS: MappingProxyType[tuple[str, str], Handler] = MappingProxyType(
+RESPONDERS: MappingProxyType[tuple[str, str], Responder] = MappingProxyType(
     {
         ("GET", "/v1/site"): about.show_site,
         ("GET", "/v1/kit"): about.show_kit,
@@ -60,8 +60,8 @@ _LONGER = {
 
 def create_api(site: Site) -> ASGIApp:
     """The API of one site, as an ASGI application that expects whole paths (`/v1/...`)."""
-    if set(ENDPOINTS) != {*HANDLERS, UPLOAD}:
-        raise AssertionError(f"endpoints without rule or handler: {set(ENDPOINTS) ^ {*HANDLERS, UPLOAD}}")
+    if set(ENDPOINTS) != {*RESPONDERS, UPLOAD}:
+        raise AssertionError(f"endpoints without rule or responder: {set(ENDPOINTS) ^ {*RESPONDERS, UPLOAD}}")
     routes = [_route(site, method, path) for method, path in ENDPOINTS]
     return Router(routes, redirect_slashes=False, default=_nothing)
 
@@ -71,9 +71,9 @@ def _route(site: Site, method: str, path: str) -> Route:
     if (method, path) == UPLOAD:
         app = objects.ObjectUpload(site, method, path)
     elif (method, path) in _LONGER:
-        app = Endpoint(site, method, path, HANDLERS[method, path], max_bytes=_LONGER[method, path])
+        app = Endpoint(site, method, path, RESPONDERS[method, path], max_bytes=_LONGER[method, path])
     else:
-        app = Endpoint(site, method, path, HANDLERS[method, path])
+        app = Endpoint(site, method, path, RESPONDERS[method, path])
     route = Route(path, app, methods=[method])
     route.methods = {method}  # no HEAD beside GET: nothing answers that is not in the table
     return route
