@@ -162,10 +162,11 @@ def _verify_list(packager: Packager, refreshed: refresh.Refreshed, stored: floor
     data = packager.site.team(name).metadata
     listed = refreshed.snapshot.meta.get(f"{name}.json")
     if data is None:
-        if listed is not None:
-            raise refuse(
-                "trust.freeze", f"The site withholds team {name}'s list: version {listed.version} was published."
-            )
+        nothing = floors.Floors({**refreshed.offered.roles, name: floors.Floor(0, tuple(role.keyids))})
+        published = listed.version if listed is not None else floors.forget_revoked(stored, nothing).version(name)
+        if published:
+            # else a list begun anew, at version 1, would take back all that the team ever published
+            raise refuse("trust.freeze", f"The site withholds team {name}'s list: version {published} was published.")
         return Team(None, frozenset(role.keyids), role.threshold, refreshed.offered)
     document = ceremony.load_targets(data)
     if not refreshed.targets.get_verification_result(name, document.signed_bytes, document.signatures):
