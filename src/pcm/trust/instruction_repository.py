@@ -69,7 +69,7 @@ def sign_instructions(
         body: The instruction file.
         now_ms: Version and time of signing, from `next_version`.
     """
-    signed = metadata.common("targets", now_ms, now_ms / 1000 + expires_days * metadata.DAY_S)
+    signed = metadata.header("targets", now_ms, now_ms / 1000 + expires_days * metadata.DAY_S)
     described = metadata.target(body)
     signed["targets"] = {instructions_target(client_id): described}
     return SignedInstructions(client_id, now_ms, described["hashes"]["sha256"], body, metadata.sign(signed, (policy,)))
@@ -89,10 +89,10 @@ def sign_lease(
     if targets_version is None:
         targets_version = metadata.read_version(targets, "targets")
     expires_s = now_ms / 1000 + expires_days * metadata.DAY_S
-    snapshot = metadata.common("snapshot", now_ms, expires_s)
+    snapshot = metadata.header("snapshot", now_ms, expires_s)
     snapshot["meta"] = {"targets.json": metadata.entry(targets, targets_version)}
     snapshot_file = metadata.sign(snapshot, (lease,))
-    timestamp = metadata.common("timestamp", now_ms, expires_s)
+    timestamp = metadata.header("timestamp", now_ms, expires_s)
     timestamp["meta"] = {"snapshot.json": metadata.entry(snapshot_file, now_ms)}
     return Lease(now_ms, snapshot_file, metadata.sign(timestamp, (lease,)))
 

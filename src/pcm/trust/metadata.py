@@ -51,7 +51,7 @@ def target(data: bytes) -> dict[str, Any]:
     return {"length": len(data), "hashes": {"sha256": hashlib.sha256(data).hexdigest()}}
 
 
-def common(kind: str, version: int, expires_s: float) -> dict[str, Any]:
+def header(kind: str, version: int, expires_s: float) -> dict[str, Any]:
     """Fields that every role has.
 
     Args:

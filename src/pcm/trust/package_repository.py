@@ -43,7 +43,7 @@ def team_targets(
         )
     for path in targets:
         _check_path(team, path)
-    signed = metadata.common("targets", version, expires_s)
+    signed = metadata.header("targets", version, expires_s)
     signed["targets"] = {path: dict(value) for path, value in targets.items()}
     return metadata.sign(signed, signers)
 
@@ -111,7 +111,7 @@ def sign_snapshot(
         meta[f"{role}.json"] = entry
     if "targets.json" not in meta:
         raise RequestError("A snapshot needs the top-level targets.", code="request.metadata")
-    signed = metadata.common("snapshot", version, expires_s)
+    signed = metadata.header("snapshot", version, expires_s)
     signed["meta"] = meta
     return version, metadata.sign(signed, (signer,))
 
@@ -121,7 +121,7 @@ def sign_timestamp(
 ) -> bytes:
     """Sign the next timestamp over a snapshot; also how a timestamp is renewed."""
     version = first_version if previous is None else metadata.read_version(previous, "timestamp") + 1
-    signed = metadata.common("timestamp", version, expires_s)
+    signed = metadata.header("timestamp", version, expires_s)
     signed["meta"] = {"snapshot.json": metadata.entry(snapshot, metadata.read_version(snapshot, "snapshot"))}
     return metadata.sign(signed, (signer,))
 

@@ -47,7 +47,7 @@ def sign(office: Office, targets: dict[str, bytes], *, version: int | None = Non
     """Team metadata with these targets, whatever they are."""
     with office.site.database.read() as connection:
         current = repository.require(connection, repository.PACKAGES, TEAM)
-    signed = metadata.common("targets", version or current.version + 1, office.small.expires_s())
+    signed = metadata.header("targets", version or current.version + 1, office.small.expires_s())
     signed["targets"] = {
         **package_repository.list_targets(current.body),
         **{path: metadata.target(body) for path, body in targets.items()},

@@ -103,14 +103,14 @@ def test_a_stolen_online_key_cannot_put_back_a_teams_old_targets(
     assert client.packages_floors.version("apps") == 3
     if not keep_cache:
         client.current["p"] = None
-    snapshot = metadata.common("snapshot", 99, site.year)
+    snapshot = metadata.header("snapshot", 99, site.year)
     snapshot["meta"] = {
         "targets.json": metadata.entry(site.top, 1),
         "games.json": metadata.entry(site.team_files["games"], 1),
         "apps.json": metadata.entry(sunday, 2),
     }
     signed = metadata.sign(snapshot, [site.online])
-    timestamp = metadata.common("timestamp", 99, site.year)
+    timestamp = metadata.header("timestamp", 99, site.year)
     timestamp["meta"] = {"snapshot.json": metadata.entry(signed, 99)}
     site.distribution.update(
         {"metadata/99.snapshot.json": signed, "metadata/timestamp.json": metadata.sign(timestamp, [site.online])}
@@ -203,10 +203,10 @@ def test_the_instruction_root_does_not_pass_for_this_one(site: SimulatedSite, cl
     """Both are signed by the same keepers. With it, the policy key, which is online, would define programs."""
     site.distribution["metadata/2.root.json"] = site.sign_root(site.next_root(roots.INSTRUCTIONS))
     top = resigned(site.top, [site.policy_key], lambda signed: signed.update(version=50))
-    snapshot = metadata.common("snapshot", 50, site.year)
+    snapshot = metadata.header("snapshot", 50, site.year)
     snapshot["meta"] = {"targets.json": metadata.entry(top, 50)}
     signed = metadata.sign(snapshot, [site.leases["a"]])
-    timestamp = metadata.common("timestamp", 50, site.year)
+    timestamp = metadata.header("timestamp", 50, site.year)
     timestamp["meta"] = {"snapshot.json": metadata.entry(signed, 50)}
     site.distribution.update(
         {
