@@ -29,6 +29,9 @@ STARTING = re.compile(
     r"os\.(system|popen|fork|forkpty|exec[lv]p?e?|spawn[lv]p?e?|posix_spawnp?)$|asyncio\.create_subprocess_\w+$"
 )
 
+# One system's own code is asked for through `service/machine/interface.py` alone, so that another system is no redesign.
+ONE_SYSTEMS_OWN = {"pcm.service.machine.linux", "pcm.service.machine.posix"}
+
 # Where a blanket except may stand: process entries, the step runner, the HTTP boundary.
 BLANKET_ALLOWED: set[str] = {"service/runner.py", "site/api/calls.py"}
 FORBIDDEN_WORDS = {"manager", "managers", "helper", "helpers", "util", "utils", "common", "handler", "handlers"}
@@ -88,6 +91,12 @@ def starts(module: Module) -> Iterator[str]:
             yield f"{module.path}:{node.lineno}: uses {ast.unparse(node)}"
 
 
+def own_to_one_system(module: Module) -> Iterator[str]:
+    for line, name in imports(module.tree):
+        if within(name, ONE_SYSTEMS_OWN):
+            yield f"{module.path}:{line}: imports {name}"
+
+
 def blanket_excepts(module: Module) -> Iterator[str]:
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ExceptHandler):
@@ -135,6 +144,11 @@ def test_pure_parts_do_no_input_or_output_and_read_no_clock() -> None:
 def test_only_service_machine_starts_processes() -> None:
     others = [module for module in MODULES if not module.path.startswith("service/machine/")]
     assert [fault for module in others for fault in starts(module)] == []
+
+
+def test_only_service_machine_knows_which_system_it_is() -> None:
+    others = [module for module in MODULES if not module.path.startswith("service/machine/")]
+    assert [fault for module in others for fault in own_to_one_system(module)] == []
 
 
 def test_blanket_excepts_stand_only_where_they_may() -> None:
@@ -191,6 +205,7 @@ def test_the_paths_that_the_architecture_names_exist() -> None:
         (impurities, "from pathlib import Path"),
         (starts, "from subprocess import run"),
         (starts, "import os\nos.posix_spawn('x', [], {})"),
+        (own_to_one_system, "from pcm.service.machine.posix.staging import StagingDirectory"),
         (blanket_excepts, "try:\n    pass\nexcept (ValueError, Exception):\n    pass"),
         (blanket_excepts, "try:\n    pass\nexcept:\n    pass"),
         (blanket_excepts, "with contextlib.suppress(Exception):\n    pass"),
@@ -210,6 +225,7 @@ def test_each_check_can_fail(check: object, text: str) -> None:
         (impurities, "from pathlib import PurePosixPath\nfrom urllib.parse import urlsplit"),
         (impurities, "def due(now: datetime) -> bool: return now > datetime(2026, 1, 1)"),
         (starts, "import os\nos.posix_fallocate(1, 0, 1)"),
+        (own_to_one_system, "from pcm.service.machine.here import this_machine"),
         (blanket_excepts, "try:\n    pass\nexcept OSError:\n    pass"),
         (blanket_excepts, "try:\n    pass\nexcept BaseException:\n    undo()\n    raise"),
         (long_functions, "def f():\n" + "    pass\n" * 59),

@@ -94,8 +94,14 @@ class Outlook:
 
     def _presence(self) -> Presence:
         sessions = self._machine.sessions()
-        active = next((session.user for session in sessions if session.active), None)
-        return Presence(tuple(dict.fromkeys(session.user for session in sessions)), active)
+        # at the screen before far away; of several who are far away none is 'the' user
+        active = {session.user for session in sessions if session.active and not session.remote}
+        active = active or {session.user for session in sessions if session.active}
+        return Presence(
+            tuple(dict.fromkeys(session.user for session in sessions)),
+            next(iter(active)) if len(active) == 1 else None,
+            tuple(sorted({session.user for session in sessions if session.user_id == 0})),
+        )
 
 
 def clock_problem(state: State, now: datetime) -> Hold | None:

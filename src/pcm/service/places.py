@@ -6,8 +6,11 @@ Q189809). It never reads what the files say.
 
     default             with --home DIR     what
     /etc/pcm            DIR/etc             client.json, pinned roots: written at enrolment only
-    /var/lib/pcm        DIR/var             0700: key, database, metadata, content, staged packages, output of runs
+    /var/lib/pcm        DIR/var             0711: key, database (0600); metadata, content, output of runs (0700); staging (0711)
     /run/pcm            DIR/run             socket for everybody, locks
+
+Others can pass through the state folder and `staging` to a package directory that is theirs to read for one run (`steps/stage`),
+by a path with 128 random bits; they can list neither folder, and read nothing else in them.
 """
 
 import sys
@@ -18,6 +21,8 @@ from pcm.model.errors import MachineError
 from pcm.protocol.local import SOCKET_NAME
 from pcm.service.machine.durable import storing_error
 from pcm.service.machine.interface import Machine, Problem
+
+PRIVATE, PASSABLE = 0o700, 0o711
 
 
 class Places(NamedTuple):
@@ -102,7 +107,7 @@ def find_places(home: Path | None) -> Places:
 
 
 def create_places(places: Places) -> None:
-    """Make the folders that are missing. What exists keeps its owner; a state folder that others may enter is closed.
+    """Make the folders that are missing. What exists keeps its owner; a state folder gets its mode back.
 
     Raises:
         MachineError: `machine.write` or `machine.unprotected`; StoreError: `store.full`.
@@ -110,8 +115,9 @@ def create_places(places: Places) -> None:
     for folder, mode in (
         (places.config, 0o755),
         (places.runtime, 0o755),
-        (places.state, 0o700),
-        *((folder, 0o700) for folder in (places.metadata, places.store, places.staging, places.runs)),
+        (places.state, PASSABLE),
+        (places.staging, PASSABLE),
+        *((folder, PRIVATE) for folder in (places.metadata, places.store, places.runs)),
     ):
         try:
             # parents get the usual mode; only the folder itself is ours to restrict
@@ -119,7 +125,7 @@ def create_places(places: Places) -> None:
             if not folder.is_dir():
                 folder.mkdir(mode=mode)
                 folder.chmod(mode)  # whatever the umask was
-            elif mode == 0o700 and folder.stat().st_mode & 0o077:
+            elif mode in {PASSABLE, PRIVATE} and folder.stat().st_mode & 0o777 != mode:
                 folder.chmod(mode)
         except FileExistsError:
             raise MachineError(

@@ -56,7 +56,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         state: What the instruction's state is to be; for RUN and FETCH what it is until the runner says more.
         code: Stable name of the reason (`wait.window`, `trust.approval`); `reason` is for people.
         until: When this may change by itself (UTC).
-        run_as: `system`, or the user in whose session it is to run.
+        run_as: `system`, or the user as whom it is to run.
         trace: The findings, in the order of the rules, up to the one that decided (`explain`: all of them).
     """
 
@@ -108,10 +108,17 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Presence(msgspec.Struct, frozen=True):
-    """Who is at this computer. `active`: the user of the foreground session, if there is one."""
+    """Who is at this computer.
+
+    Attributes:
+        users: Everybody who is logged on.
+        active: The user of the foreground session, if there is one.
+        administrators: Those of them under whose name no user's program runs.
+    """
 
     users: tuple[str, ...] = ()
     active: str | None = None
+    administrators: tuple[str, ...] = ()
 
 
 class Approved(msgspec.Struct, frozen=True):

@@ -267,16 +267,37 @@ def presence(case: Case, desk: Desk) -> Finding:
     if wanted == "logged_on" and not users:
         return _wait("presence", "It runs when somebody is logged on.", "wait.presence", None)
     if case.program is not None and case.program.run_as == "user" and user_of(case, desk) is None:
-        return _wait("presence", "It runs in a user's session, and its user is not logged on.", "wait.presence", None)
+        return _wait("presence", _missing_user(case, desk), "wait.presence", None)
     return _yes("presence", f"Logged on: {', '.join(users) or 'nobody'}.")
 
 
 def user_of(case: Case, desk: Desk) -> str | None:
-    """In whose session a user's program runs: of the one who asked, else of the one in the foreground (KB Q172872)."""
-    presence = desk.situation.presence
+    """As whom a user's program runs (KB Q172872): who asked for it; else the one user who is logged on and meant by the order.
+
+    If several are, the one in the foreground. None: it waits. Never an administrator, whose name would give it all rights.
+    """
+    candidates = _candidates(case, desk)
     if case.requested:
-        return case.record.requested_by if case.record.requested_by in presence.users else None
-    return presence.active
+        return case.record.requested_by if case.record.requested_by in candidates else None
+    active = desk.situation.presence.active
+    if len(candidates) == 1:
+        return candidates[0]
+    return active if active in candidates else None
+
+
+def _candidates(case: Case, desk: Desk) -> list[str]:
+    presence, allowed = desk.situation.presence, case.instruction.allowed_users
+    return [
+        user for user in presence.users if user not in presence.administrators and (allowed is None or user in allowed)
+    ]
+
+
+def _missing_user(case: Case, desk: Desk) -> str:
+    if case.requested:
+        return f"It runs as {case.record.requested_by}, who asked for it: it is waiting for this user to log on."
+    if len(_candidates(case, desk)) > 1:
+        return "It runs as a user; several are logged on, and none of them is in the foreground."
+    return "It runs as a user: it is waiting for a user to log on."
 
 
 RULES: tuple[Rule, ...] = (

@@ -15,7 +15,6 @@ from pcm.model.errors import MachineError
 from pcm.service import faults
 from pcm.service.journal import Change
 from pcm.service.machine.interface import RunReference
-from pcm.service.machine.posix.staging import remove_staging
 from pcm.service.records import InstructionRecord, RunRecord, to_text
 from pcm.service.steps.detect import end_run, look, release_after
 from pcm.service.verdicts import judge_restart
@@ -98,7 +97,7 @@ def sweep(context: Context) -> None:
     """Remove package directories that no run uses any more, old outputs, and once a day old records."""
     for left in _names(context.staging):
         try:
-            remove_staging(context.staging, left)
+            context.machine.remove_staged(context.staging, left)
         except MachineError:
             continue  # something is mounted or busy there; tried again at the next start
     newest = sorted(_names(context.runs), key=lambda name: (context.runs / name).stat().st_mtime, reverse=True)

@@ -302,7 +302,8 @@ class State:
 
 def _make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if os.name == "posix" and folder.stat().st_mode & 0o077:
+    # passing through is allowed (`places` says what for): every file here is the owner's alone by its own mode
+    if os.name == "posix" and folder.stat().st_mode & 0o066:
         folder.chmod(0o700)
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from pcm.model.assignment import State as Stage
 from pcm.model.errors import RequestError
+from pcm.model.program import Program
 from pcm.model.schedule import resolve
 from pcm.protocol import local
 from pcm.protocol.enrolment import ClientConfiguration
@@ -199,16 +200,23 @@ def why_not_run(record: InstructionRecord, manifest: Manifest | None, asker: Ask
         return record.verdict_reason or "it was refused"
     if program is None:
         return "what its packager says about it has not come yet"
-    if not program.user_requestable and not asker.is_administrator:
-        return "its packager has not made it for users to ask for"
-    if not may_see(record, asker):
-        return "it is not offered to you"
+    barred = _why_not_for(record, program, asker)
+    if barred:
+        return barred
     zone = local_zone()
     if now < resolve(wanted.offer_after, wanted.clock, zone):
         return "it is not offered yet"
     if wanted.expires_after is not None and now >= resolve(wanted.expires_after, wanted.clock, zone):
         return "it has expired"
     return ""
+
+
+def _why_not_for(record: InstructionRecord, program: Program, asker: Asker) -> str:
+    if not program.user_requestable and not asker.is_administrator:
+        return "its packager has not made it for users to ask for"
+    if program.run_as == "user" and asker.is_administrator:
+        return "it runs as the user who asks for it, and never as an administrator: that user has to ask"
+    return "" if may_see(record, asker) else "it is not offered to you"
 
 
 def _is_current(record: InstructionRecord) -> bool:

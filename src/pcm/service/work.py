@@ -19,7 +19,7 @@ from pcm.service.history import History
 from pcm.service.journal import Journal
 from pcm.service.machine.detection import Look, detect
 from pcm.service.machine.interface import Ended, Machine, RunReference
-from pcm.service.machine.posix.staging import StagingDirectory
+from pcm.service.machine.package_directory import PackageDirectory
 from pcm.service.plan import Line
 from pcm.service.records import InstructionRecord, RunRecord
 from pcm.service.state import State
@@ -80,7 +80,7 @@ class Work:
     run_id: str
     manifest: Manifest
     program: Program
-    staging: StagingDirectory | None = None
+    staging: PackageDirectory | None = None
     reference: RunReference | None = None
     run: RunRecord | None = None
     ended: Ended | None = None

@@ -314,12 +314,12 @@ def with_another_hash(file: PackageFile) -> PackageFile:
 
 
 @pytest.mark.needs("users")
-def test_a_reading_group_reads_and_runs_and_never_writes(root: Path) -> None:
+def test_the_one_reader_reads_and_runs_and_never_writes(root: Path) -> None:
     file = described("bin/setup", b"#!/bin/sh\necho hello\n", executable=True)
     for folder in (root, *root.parents):
         if folder not in {Path("/tmp"), Path("/")}:
             folder.chmod(0o711)
-    with StagingDirectory.create(root, RUN, reader_group=65534) as staging:
+    with StagingDirectory.create(root, RUN, reader=65534) as staging:
         staging.add(file, [b"#!/bin/sh\necho hello\n"])
         staging.verify([file])
 

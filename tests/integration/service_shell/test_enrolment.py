@@ -64,7 +64,7 @@ def test_with_a_token_it_is_a_client_at_once(
     assert request.token == "secret-token"
     assert client_id in said
     assert stat.S_IMODE(computer.places.identity.stat().st_mode) == 0o600
-    assert stat.S_IMODE(computer.places.state.stat().st_mode) == 0o700
+    assert stat.S_IMODE(computer.places.state.stat().st_mode) == 0o711
     assert "secret-token" not in computer.places.configuration.read_text()
     computer.client_id = client_id
     site.order(client_id, [computer.mandatory(site.package(marker))])

@@ -1,6 +1,7 @@
 """The planner's rules, one after the other, and the recorded failures that they keep away."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -412,7 +413,28 @@ def test_q172872_a_users_program_runs_in_that_users_session_or_waits() -> None:
     assert decide(mandatory, here).run_as == "bob"
     asked = record(instruction(purpose="optional"), requested_at=NOON, requested_by="ada")
     assert decide(asked, here).run_as == "ada"
-    assert decide(replace(asked, requested_by="eve"), here).code == "wait.presence"
+    gone = decide(replace(asked, requested_by="eve"), here)
+    assert (gone.code, gone.reason) == (
+        "wait.presence",
+        "It runs as eve, who asked for it: it is waiting for this user to log on.",
+    )
+
+
+def test_a_users_program_runs_as_the_one_user_who_is_logged_on_and_meant() -> None:
+    def runs_as(users: tuple[str, ...], active: str | None, **fields: Any) -> str:
+        mandatory = record(instruction(**fields))
+        around = replace(with_program(mandatory, run_as="user"), presence=Presence(users, active, ("root",)))
+        line = decide(mandatory, around)
+        return line.run_as if line.action is Action.RUN else line.reason
+
+    assert runs_as(("ada",), None) == "ada"
+    assert runs_as((), None) == "It runs as a user: it is waiting for a user to log on."
+    assert runs_as(("root",), "root") == "It runs as a user: it is waiting for a user to log on."
+    assert runs_as(("root", "ada"), "root") == "ada"
+    assert runs_as(("ada", "bob"), "bob") == "bob"
+    assert "none of them is in the foreground" in runs_as(("ada", "bob"), None)
+    assert runs_as(("ada", "bob"), "bob", allowed_users=("ada",)) == "ada"
+    assert "waiting for a user" in runs_as(("bob",), "bob", allowed_users=("ada",))
 
 
 def test_q122202_postponed_work_comes_back_within_its_budget() -> None:

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from pcm.model.errors import MachineError, Retry
+from pcm.service.machine.package_directory import PackageDirectory
 
 SYSTEM = "system"
 TAIL_BYTES = 8192
@@ -166,6 +167,11 @@ class Account:
     home: str = "/"
     shell: str = "/usr/sbin/nologin"
 
+    @property
+    def is_administrator(self) -> bool:
+        """Whether the number is the administrator's (as it is on every system with numeric accounts)."""
+        return self.user_id == 0
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -302,6 +308,24 @@ class Machine(Processes, Protocol):
 
     def check_protected(self, path: Path) -> list[Problem]:
         """Name each reason why somebody other than an administrator could change what stands at `path`. Empty: protected."""
+
+    def stage(self, root: Path, run_id: str, reader: Account | None = None) -> PackageDirectory:
+        """Make an empty package directory for one run below `root`.
+
+        Args:
+            reader: the one user besides administrators who may read and run what is in it; never write.
+
+        Raises:
+            MachineError: `machine.unprotected`, `machine.noexec`, `machine.staging_exists`, `machine.no_access_lists`.
+            StoreError: `store.full`.
+        """
+
+    def remove_staged(self, root: Path, run_id: str) -> None:
+        """Remove a run's package directory, if there is one, and whatever the program left in it.
+
+        Raises:
+            MachineError: `machine.unprotected`, `machine.remove`, `machine.mounted`.
+        """
 
     def peer_of(self, connection: socket.socket) -> Peer:
         """Ask the kernel who is at the other end of a local connection."""

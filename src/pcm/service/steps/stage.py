@@ -2,13 +2,13 @@
 
 Step 8 of 12, after `steps/fetch`, before `steps/consent`. `steps/run` verifies the whole directory once more before it starts
 anything. No archive is unpacked and nothing is linked to the store. A file that the store has lost or that its disk has
-spoilt is brought again.
+spoilt is brought again. A program that is signed to run as a user can read its own package directory, and of everything else
+that the service keeps nothing; it never runs as an administrator, whoever is logged on.
 """
 
-from pcm.model.errors import StoreError
+from pcm.model.errors import MachineError, Retry, StoreError
 from pcm.service.journal import Change
-from pcm.service.machine.interface import SYSTEM
-from pcm.service.machine.posix.staging import StagingDirectory, remove_staging
+from pcm.service.machine.interface import SYSTEM, Account
 from pcm.service.work import Context, Work
 
 
@@ -36,11 +36,24 @@ def let_go(work: Work, context: Context) -> None:
     if work.staging is not None:
         work.staging.close()
         work.staging = None
-        remove_staging(context.staging, work.run_id)
+        context.machine.remove_staged(context.staging, work.run_id)
 
 
 def _assemble(work: Work, context: Context) -> None:
-    group = None if work.line.run_as == SYSTEM else context.machine.account(work.line.run_as).group_id
-    work.staging = StagingDirectory.create(context.staging, work.run_id, reader_group=group)
+    work.staging = context.machine.stage(context.staging, work.run_id, _reader(work, context))
     for file in work.manifest.files:
         work.staging.add(file, context.store.read(file.sha256, file.length))
+
+
+def _reader(work: Work, context: Context) -> Account | None:
+    """The user whose program this is; None for the system's."""
+    if work.line.run_as == SYSTEM:
+        return None
+    account = context.machine.account(work.line.run_as)
+    if account.is_administrator:
+        raise MachineError(
+            f"{work.instruction.program} is signed to run as a user, and {work.line.run_as} is an administrator's account.",
+            code="machine.account",
+            retry=Retry.NEVER,
+        )
+    return account

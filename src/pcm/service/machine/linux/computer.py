@@ -23,6 +23,7 @@ from pcm.service.machine.interface import (
     Session,
 )
 from pcm.service.machine.linux import accounts, clock, presence, spawning
+from pcm.service.machine.package_directory import PackageDirectory
 from pcm.service.machine.posix import protected
 from pcm.service.machine.posix.instance import FileLock
 
@@ -86,6 +87,18 @@ class LinuxMachine:
     def check_protected(self, path: Path) -> list[Problem]:
         """See `posix.protected.check_protected`."""
         return protected.check_protected(path)
+
+    def stage(self, root: Path, run_id: str, reader: Account | None = None) -> PackageDirectory:
+        """See `posix.staging.StagingDirectory.create`."""
+        from pcm.service.machine.posix.staging import StagingDirectory  # noqa: PLC0415 - only where programs run
+
+        return StagingDirectory.create(root, run_id, reader=None if reader is None else reader.user_id)
+
+    def remove_staged(self, root: Path, run_id: str) -> None:
+        """See `posix.staging.remove_staging`."""
+        from pcm.service.machine.posix.staging import remove_staging  # noqa: PLC0415 - only where programs run
+
+        remove_staging(root, run_id)
 
     def peer_of(self, connection: socket.socket) -> Peer:
         """Ask the kernel who is at the other end (as of its connect)."""

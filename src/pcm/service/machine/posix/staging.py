@@ -15,36 +15,17 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from pcm.model.errors import MachineError, PcmError, Retry, TrustError
 from pcm.model.paths import check_relative_path
 from pcm.service.machine.durable import storing_error, write_all
+from pcm.service.machine.package_directory import StagedFile
 from pcm.service.machine.posix.beneath import Opener, best_opener, open_folder, open_regular, single_name, split_path
 from pcm.service.machine.posix.protected import open_protected
 from pcm.service.machine.posix.removal import remove_tree
 
 CHUNK_BYTES = 1 << 20
-
-
-class StagedFile(Protocol):
-    """A file as the signed manifest describes it (`pcm.model.package.PackageFile` is one)."""
-
-    @property
-    def path(self) -> str:
-        """Relative, '/' between names."""
-
-    @property
-    def length(self) -> int:
-        """Bytes."""
-
-    @property
-    def sha256(self) -> str:
-        """Lower-case hex."""
-
-    @property
-    def executable(self) -> bool:
-        """Whether it may be run."""
 
 
 class StagingDirectory:
@@ -53,25 +34,23 @@ class StagingDirectory:
     Args:
         path: where it is, for the program's working directory and for `resolve_program`.
         descriptor: of that very folder; every file is reached through it.
-        reader_group: a group that may read and run, never write, what is staged (for programs that run as a user).
+        reader: number of the one other user who may read and run, never write, what is staged (for programs that run as a user).
     """
 
-    def __init__(
-        self, path: Path, descriptor: int, *, reader_group: int | None = None, opener: Opener | None = None
-    ) -> None:
+    def __init__(self, path: Path, descriptor: int, *, reader: int | None = None, opener: Opener | None = None) -> None:
         self.path = path
         self._folder = descriptor
-        self._group = reader_group
+        self._reader = reader
         self._opener = opener or best_opener()
         self._made: set[tuple[str, ...]] = set()
 
     @classmethod
-    def create(cls, root: Path, run_id: str, *, reader_group: int | None = None, opener: Opener | None = None) -> Self:
+    def create(cls, root: Path, run_id: str, *, reader: int | None = None, opener: Opener | None = None) -> Self:
         """Make an empty one below `root`, every ancestor of which is checked.
 
         Raises:
             MachineError: `machine.unprotected`; `machine.noexec` if nothing may be run from that file system;
-                `machine.staging_exists` if the run already has one (`remove_staging` first).
+                `machine.staging_exists` if the run already has one (`remove_staging` first); `machine.no_access_lists`.
             StoreError: `store.full`.
         """
         name = single_name(run_id)
@@ -90,19 +69,23 @@ class StagingDirectory:
             raise storing_error(error, root / name) from error
         finally:
             os.close(parent)
-        made = cls(root / name, descriptor, reader_group=reader_group, opener=opener)
-        made._own(descriptor, 0o700)
+        made = cls(root / name, descriptor, reader=reader, opener=opener)
+        try:
+            made._own(descriptor, 0o700)
+        except BaseException:
+            made.close()
+            raise
         return made
 
     @classmethod
-    def reopen(cls, root: Path, run_id: str, *, reader_group: int | None = None, opener: Opener | None = None) -> Self:
+    def reopen(cls, root: Path, run_id: str, *, reader: int | None = None, opener: Opener | None = None) -> Self:
         """Open the one that an earlier worker made; call `verify` before anything runs from it.
 
         Raises:
             MachineError: `machine.unprotected`, also if it is not there.
         """
         name = single_name(run_id)
-        return cls(root / name, open_protected(root / name), reader_group=reader_group, opener=opener)
+        return cls(root / name, open_protected(root / name), reader=reader, opener=opener)
 
     def add(self, file: StagedFile, chunks: Iterable[bytes]) -> None:
         """Write a new file from bytes, hashing on the way; nothing stays if they are not the promised ones.
@@ -217,10 +200,11 @@ class StagingDirectory:
             self._made.add(made)
 
     def _own(self, descriptor: int, mode: int) -> None:
-        if self._group is not None:
-            os.fchown(descriptor, -1, self._group)
-            mode |= (mode & 0o500) >> 3  # the group reads and enters, and never writes
         os.fchmod(descriptor, mode)
+        if self._reader is not None:
+            from pcm.service.machine.linux.access_list import let_read  # noqa: PLC0415 - few programs run as a user
+
+            let_read(descriptor, mode >> 6, self._reader)
 
     def _clone(self, file: StagedFile, source: int) -> bool:
         from pcm.service.machine.linux.syscalls import clone_file  # noqa: PLC0415 - Linux alone has it
