@@ -122,7 +122,7 @@ def test_any_value_that_a_stolen_key_signs(
         lease = instruction_repository.sign_lease(forged, SITE.leases["a"], version + 1, targets_version=version)
         files.update(lease.files(ME))
     elif role == "snapshot":
-        timestamp = metadata.common("timestamp", version + 1, SITE.year)
+        timestamp = metadata.header("timestamp", version + 1, SITE.year)
         timestamp["meta"] = {"snapshot.json": metadata.entry(forged, version)}
         files[f"clients/{ME}/timestamp.json"] = metadata.sign(timestamp, [SITE.leases["a"]])
     client = SimulatedClient(SITE, tmp_path_factory.mktemp("s"))

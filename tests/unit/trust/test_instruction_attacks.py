@@ -136,7 +136,7 @@ def test_metadata_signed_by_a_stranger_is_unsigned(site: SimulatedSite, client: 
         files, version = site.instruct(), site.versions[ME]
         targets = files[f"clients/{ME}/{version}.targets.json"]
         snapshot = instruction_repository.sign_lease(targets, stranger, version).snapshot
-        timestamp = metadata.common("timestamp", version, version / 1000 + 86_400)
+        timestamp = metadata.header("timestamp", version, version / 1000 + 86_400)
         timestamp["meta"] = {"snapshot.json": metadata.entry(snapshot, version)}
         site.logon[f"clients/{ME}/{version}.snapshot.json"] = snapshot
         site.logon[f"clients/{ME}/timestamp.json"] = metadata.sign(timestamp, [site.leases["a"]])
@@ -177,7 +177,7 @@ def test_an_older_role_under_a_fresh_timestamp_is_a_rollback(
         files = instruction_repository.sign_lease(targets, lease_key, now).files(ME)
     else:
         old = instruction_repository.sign_lease(targets, lease_key, old_version)
-        fresh = metadata.common("timestamp", now, now / 1000 + 86_400)
+        fresh = metadata.header("timestamp", now, now / 1000 + 86_400)
         fresh["meta"] = {"snapshot.json": metadata.entry(old.snapshot, old_version)}
         files = {**old.files(ME), f"clients/{ME}/timestamp.json": metadata.sign(fresh, [lease_key])}
     assert refused(client, client.server({**yesterday, **files})).code == "trust.rollback"
