@@ -1,4 +1,4 @@
-"""The client service: idle poll, verify and plan, overhead per program, idle memory. `docs/benchmarks.md` explains each figure."""
+"""The client service: idle poll, verify and plan, overhead per program, idle memory. See `docs/benchmarks.md`."""
 
 import sys
 

@@ -177,7 +177,7 @@ def cpu_ms(action: Callable[[], object]) -> float:
 
 def run_child(argv: Sequence[str]) -> Spent:
     """Run a program to its end, its output thrown away; costs include what it waited for itself."""
-    with open(os.devnull, "r+b") as nothing:
+    with Path(os.devnull).open("r+b") as nothing:
         actions = [(os.POSIX_SPAWN_DUP2, nothing.fileno(), descriptor) for descriptor in (0, 1, 2)]
         begun = time.perf_counter()
         process_id = os.posix_spawnp(argv[0], list(argv), dict(os.environ), file_actions=actions)

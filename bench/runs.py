@@ -45,7 +45,7 @@ def measure(report: Report) -> None:
             commits = Sample()
 
             def ours(size: int = size, homes: "object" = homes) -> float:
-                return run_all(next(homes), size)  # type: ignore[call-overload,no-any-return]
+                return run_all(next(homes), size)  # type: ignore[call-overload]
 
             took = in_turns(
                 {

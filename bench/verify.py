@@ -1,9 +1,9 @@
 """From fetched bytes to a plan: both repositories verified, cross-checked and planned, for 50 and 1,000 instructions.
 
 The files are those of a real site, signed by it; they come from memory, so no network is in the figures. Nothing is cached by
-the client but manifests, and every instruction names another package: the dearest case. The metadata folders lie where the client's would,
-on this disk, and are made durable as always; a second figure shows the same on a file system in memory. Beside it: the same
-signatures verified bare, and the same bytes read by `json.loads`.
+the client but manifests, and every instruction names another package: the dearest case. The metadata folders lie on this disk
+and are made durable as always; another figure shows the same on a file system in memory. Beside it: the same signatures
+verified bare, and the same bytes read by `json.loads`.
 """
 
 import json
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -34,10 +35,10 @@ from pcm.site import enrolment, jobs
 from pcm.site.compile import Compiler
 from pcm.testing.small_site import SmallClient, make_package, make_small_site
 from pcm.trust.cross_check import Accepted, Circumstances, cross_check, gather
+from pcm.trust.floors import Floors
 from pcm.trust.instructions import Recipient, Seen, verify_instructions
 from pcm.trust.manifests import Manifests
 from pcm.trust.packages import verify_packages
-from pcm.trust.floors import Floors
 
 SIZES = ((50, 15), (1000, 7))
 MOST_MS = 50.0
@@ -151,7 +152,7 @@ def verify_and_plan(case: Case, folder: Path, spent: dict[str, float]) -> Plan:
     )
     decided = plan(records, situation, now)
     marks.append(("planner", time.perf_counter()))
-    for (_, begun), (name, ended) in zip(marks, marks[1:], strict=False):
+    for (_, begun), (name, ended) in pairwise(marks):
         spent[name] = (ended - begun) * 1000
     return decided
 
@@ -169,7 +170,7 @@ class Bare:
             for keyid, key in {**signed.get("keys", {}), **(signed.get("delegations") or {}).get("keys", {})}.items():
                 keys[keyid] = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key["keyval"]["public"]))
         self._signed = [
-            (keys[each["keyid"]], bytes.fromhex(each["sig"]), encode_canonical(document["signed"]).encode())
+            (keys[each["keyid"]], bytes.fromhex(each["sig"]), str(encode_canonical(document["signed"])).encode())
             for document in parsed
             for each in document.get("signatures", ())
         ]

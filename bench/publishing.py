@@ -1,0 +1,225 @@
+"""What it costs a site to tell its clients: instruction files made, signed and written by the compiler's own path.
+
+One site, its clients enrolled by the site's own functions. Processor time is that of this process with all of its threads.
+Beside it: as many bare ed25519 signatures as each client needs, and as many bare files of the same sizes.
+"""
+
+import gc
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from bench.measure import Report, Sample, cpu_ms, wall_ms
+from bench.place import publish_all, temporary_folder
+from pcm.logon.folder import LogonFolder
+from pcm.logon.leases import Leases
+from pcm.model.job import JobOrder
+from pcm.protocol.admin import EnrolmentTokenRequest
+from pcm.site import enrolment, jobs
+from pcm.site.authority import LogonPlace, Site
+from pcm.site.compile import Compiler
+from pcm.testing.small_site import SmallClient, SmallSite, make_package, make_small_site
+from pcm.trust.instruction_repository import sign_lease
+
+INSTRUCTIONS = 50
+CLIENTS = 100
+REPEATS = 5
+MOST_CPU_MS = 0.5
+MANY = 2000
+
+
+def measure(report: Report) -> None:
+    """Add the figures for one client with fifty instructions, and for one job on many clients."""
+    with temporary_folder() as folder:
+        small, site = open_small(folder, packages=INSTRUCTIONS + 2 * REPEATS)
+        try:
+            _one_client(report, small, site)
+        finally:
+            site.close()
+    with temporary_folder() as folder:
+        _, site = open_small(folder, packages=3)
+        try:
+            _many_clients(report, site)
+        finally:
+            site.close()
+
+
+def open_small(folder: Path, packages: int) -> tuple[SmallSite, Site]:
+    """A new site with some packages."""
+    small = make_small_site(folder / "site")
+    site = small.open()
+    publish_all(small, site, [make_package(f"package-{number:03d}") for number in range(packages)])
+    return small, site
+
+
+def enrol_many(site: Site, number: int) -> list[SmallClient]:
+    """Enrol clients in one transaction, by the function that answers each enrolment."""
+    made = [SmallClient(f"pc-{each}") for each in range(number)]
+    with site.database.write() as connection:
+        for client in made:
+            token = enrolment.create_token(connection, EnrolmentTokenRequest(), "bench", site.clock()).token
+            enrolment.enrol(connection, client.wish(site.name, token), client.client_id, site.name, 1, site.clock())
+    return made
+
+
+def order(site: Site, package: int) -> None:
+    """One more job for everybody."""
+    with site.database.write() as connection:
+        jobs.create(connection, JobOrder(f"package-{package:03d}", "all"), "bench", site.clock())
+
+
+def _one_client(report: Report, small: SmallSite, site: Site) -> None:
+    known = [each.client_id for each in enrol_many(site, CLIENTS)]
+    for number in range(INSTRUCTIONS - 1):
+        order(site, number)
+    Compiler(site).compile_now()
+    for each in known:
+        site.logon[0].leases.ensure(each)
+    samples = {name: Sample() for name in ("compile", "files", "synced", "sign lease", "lease", "wall")}
+    as_it_is = site.logon
+    gc.collect()
+    gc.freeze()  # this process carries the whole measurement; a site's own does not
+    for number in range(2 * REPEATS):
+        synced = number % 2 == 1
+        site.logon = _synced(site, small) if synced else as_it_is
+        order(site, INSTRUCTIONS - 1 + number)
+        _publish(site, known, samples, synced=synced)
+    gc.unfreeze()
+    _report_one(report, samples, _bare(site, known[0]))
+
+
+def _publish(site: Site, known: Sequence[str], samples: dict[str, Sample], *, synced: bool) -> None:
+    """One round for all clients; processor time of each part, for one client."""
+    compiler, leases = Compiler(site), site.logon[0].leases
+    begun = time.perf_counter()
+    compiled = cpu_ms(lambda: _compile_all(compiler)) / CLIENTS
+    written = cpu_ms(lambda: _write_all(compiler)) / CLIENTS
+    wall = (time.perf_counter() - begun) * 1000 / CLIENTS
+    leased = cpu_ms(lambda: [leases.ensure(each) for each in known]) / CLIENTS
+    samples["compile"].values.append(compiled)
+    samples["synced" if synced else "files"].values.append(written)
+    if not synced:
+        samples["lease"].values.append(leased)
+        samples["wall"].values.append(wall)
+        samples["sign lease"].values.append(cpu_ms(lambda: _sign_leases(site, known)) / CLIENTS)
+
+
+def _sign_leases(site: Site, known: Sequence[str]) -> None:
+    """The two signatures of a lease for each client, and nothing written."""
+    now_ms = int(site.clock().timestamp() * 1000)
+    targets = site.logon[0].folder.newest_targets(known[0])
+    assert targets is not None, "the client has instructions"
+    signer = site.keyring.signer("lease-main")
+    for _ in known:
+        sign_lease(targets[1], signer, now_ms, targets_version=targets[0])
+
+
+def _compile_all(compiler: Compiler) -> None:
+    done = 0
+    while made := compiler.compile_batch()[1]:
+        done += made
+    if done != CLIENTS:
+        raise RuntimeError(f"{done} of {CLIENTS} instruction files were signed")
+
+
+def _write_all(compiler: Compiler) -> None:
+    while compiler.write_batch():
+        pass
+
+
+def _synced(site: Site, small: SmallSite) -> tuple[LogonPlace, ...]:
+    """The site's own logon server as it would be if each of its files were synced."""
+    old, settings = site.logon[0], site.configuration.settings
+    folder = LogonFolder(old.folder.root, durable=True)
+    lease = site.keyring.signer("lease-main")
+    leases = Leases(folder, lease, lambda: int(small.clock().timestamp() * 1000), settings.lease_days)
+    return (LogonPlace(old.name, old.own, folder, leases),)
+
+
+def _bare(site: Site, client_id: str) -> dict[str, Sample]:
+    """Three signatures, and the writing of this client's files, without anything around them."""
+    folder = site.logon[0].folder.root / "clients" / client_id
+    newest: dict[str, bytes] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        newest[path.name.partition(".")[2]] = path.read_bytes()
+    key, message = Ed25519PrivateKey.generate(), os.urandom(400)
+    target = folder.parent / "bare"
+    samples = {name: Sample() for name in ("signatures", "durable", "fast")}
+
+    def sign() -> None:
+        for _ in range(3 * CLIENTS):
+            key.sign(message)
+
+    def write(*, durable: bool) -> None:
+        for number in range(CLIENTS):
+            place = target / str(number)
+            place.mkdir(parents=True)
+            for name, data in newest.items():
+                descriptor = os.open(place / name, os.O_WRONLY | os.O_CREAT, 0o644)
+                os.write(descriptor, data)
+                if durable:
+                    os.fsync(descriptor)
+                os.close(descriptor)
+
+    for _ in range(REPEATS):
+        samples["signatures"].values.append(cpu_ms(sign) / CLIENTS)
+        for way in ("durable", "fast"):
+            samples[way].values.append(cpu_ms(lambda way=way: write(durable=way == "durable")) / CLIENTS)  # type: ignore[misc]
+            shutil.rmtree(target)
+    return samples
+
+
+def _report_one(report: Report, samples: dict[str, Sample], bare: dict[str, Sample]) -> None:
+    title = f"publish to one client, {INSTRUCTIONS} instructions"
+    three = ("3 bare ed25519 signatures", bare["signatures"].median)
+    signing = samples["compile"].median + samples["sign lease"].median
+    report.add(f"{title}: CPU to compile and sign, database included", signing, "ms", peer=three, at_most=MOST_CPU_MS)
+    least = samples["compile"].least + samples["sign lease"].least
+    report.add("  the same, least of all repeats", least, "ms", peer=three)
+    total = sum(samples[name].median for name in ("compile", "files", "lease"))
+    limit = ("3 bare signatures, bare files", bare["signatures"].median + bare["fast"].median)
+    report.add(f"{title}: CPU with all files and the lease", total, "ms", peer=limit, at_most=MOST_CPU_MS)
+    report.add("  of it: files", samples["files"].median, "ms", peer=("bare", bare["fast"].median))
+    report.add("  instead: files, each synced", samples["synced"].median, "ms", peer=("bare", bare["durable"].median))
+    report.add(
+        "  of it: lease signed and written, at the next poll",
+        samples["lease"].median,
+        "ms",
+        peer=("2 bare signatures", bare["signatures"].median * 2 / 3),
+    )
+    report.add(f"{title}: wall clock without lease", samples["wall"].median, "ms")
+
+
+def _many_clients(report: Report, site: Site) -> None:
+    enrol_many(site, MANY)
+    compiler = Compiler(site)
+    _sign(compiler)
+    gc.collect()
+    gc.freeze()
+    created: list[float] = []
+    signed: list[float] = []
+    cpu: list[float] = []
+    for package in range(3):
+        created.append(wall_ms(lambda package=package: order(site, package)))  # type: ignore[misc]
+        cpu.append(cpu_ms(lambda: signed.append(wall_ms(lambda: _sign(compiler)))))
+    gc.unfreeze()
+    key, message = Ed25519PrivateKey.generate(), os.urandom(400)
+    bare = min(wall_ms(lambda: [key.sign(message) for _ in range(MANY)]) for _ in range(3))
+    total = Sample([each + other for each, other in zip(created, signed, strict=True)])
+    report.add(
+        f"job created → last of {MANY:,} instruction files signed",
+        total.median / 1000,
+        "s",
+        peer=(f"{MANY:,} bare signatures", bare / 1000),
+    )
+    report.add("  of it: creating the job", Sample(created).median / 1000, "s")
+    report.add("  CPU of signing, per client", Sample(cpu).median / MANY, "ms", peer=("bare signature", bare / MANY))
+
+
+def _sign(compiler: Compiler) -> None:
+    while compiler.compile_batch()[0]:
+        pass
