@@ -1,0 +1,261 @@
+"""A served site and clients of it: booted hosts on which the PCM service is a systemd unit, in its own places.
+
+`Site` is a real `pcm site serve` that listens where hosts reach it. `Client` is a booted host with the service on it: its folders
+are `/etc/pcm`, `/var/lib/pcm` and `/run/pcm`, it is enrolled with a one-time token. Packages are made on the spot; what their
+programs leave in `/var/lib/proof` tells how often they ran.
+"""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from pcm.cli.main import run as run_pcm
+from tests.e2e.booted_host import LENT, BootedHost
+
+T = TypeVar("T")
+Answer = subprocess.CompletedProcess[str]
+PATIENCE_S = 30.0
+PROOF = "/var/lib/proof"
+KIT = "/etc/pcm-kit.json"
+ALREADY_RUNNING = 6
+UNIT = """\
+[Unit]
+Description=Package Command Manager
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+ExecStart=/usr/bin/python3 -m pcm.service.main run
+# a worker that runs a program is left alone
+KillMode=process
+Restart=always
+RestartSec=100ms
+
+[Install]
+WantedBy=multi-user.target
+"""
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def wait_for(look: Callable[[], T], what: str, patience_s: float = PATIENCE_S) -> T:
+    """Look until there is something to see, and return it."""
+    end = time.monotonic() + patience_s
+    while not (seen := look()):
+        assert time.monotonic() < end, f"{what}: not within {patience_s:.0f} s"
+        time.sleep(0.05)
+    return seen
+
+
+class Site:
+    """A site in a folder, served from a process of its own at an address of this machine."""
+
+    def __init__(self, folder: Path, address: IPv4Address) -> None:
+        with socket.create_server((str(address), 0)) as free:
+            self.url = f"http://{address}:{free.getsockname()[1]}"
+        self.folder = folder / "site"
+        self._keys = folder / "keys"
+        self._packages = folder / "packages"
+        self._passphrase = folder / "passphrase"
+        self._passphrase.write_text("only for this test\n")
+        self._secret = ["--keys", str(self._keys), "--passphrase-file", str(self._passphrase)]
+        self._server: subprocess.Popen[bytes] | None = None
+        listen = self.url.removeprefix("http://")
+        self._run("site", "init", str(self.folder), "--name", "lab", "--url", self.url, "--listen", listen,
+                  "--single-key", *self._secret)  # fmt: skip
+
+    def serve(self) -> None:
+        """Start the server and wait until it is ready."""
+        with (self.folder / "serve.log").open("ab") as log:
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "pcm.cli.main", "site", "serve", str(self.folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        wait_for(self._is_ready, f"the site at {self.url}")
+
+    def stop(self) -> None:
+        """Stop the server in good order."""
+        if self._server is not None:
+            self._server.send_signal(signal.SIGCONT)
+            self._server.terminate()
+            self._server.wait(30)
+            self._server = None
+
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """The server takes connections and answers none, as a hung one does."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._server.send_signal(signal.SIGCONT)
+
+    def pcm(self, *arguments: str) -> str:
+        """Type a `pcm` command as the administrator; what it printed."""
+        return self._run("--insecure-http", "--site", str(self.folder), *arguments)
+
+    def publish(
+        self,
+        name: str,
+        command: str,
+        *,
+        files: dict[str, str] | None = None,
+        debs: tuple[Path, ...] = (),
+        platform: str = "linux-any",
+        timeout: str = "1m",
+        detect: str = "",
+    ) -> None:
+        """Sign and publish a package with one program. `command`, `detect`: as `package.yaml` writes them."""
+        directory = self._packages / name
+        directory.mkdir(parents=True)
+        for file, text in (files or {}).items():
+            (directory / file).write_text(text)
+            (directory / file).chmod(0o755)
+        for deb in debs:
+            (directory / deb.name).write_bytes(deb.read_bytes())
+        lines = [f"name: {name}", 'version: "1.0"', f"platforms: [{platform}]", "programs:", "  install:"]
+        lines += [f"    command: {command}", f"    timeout: {timeout}"]
+        lines += [f"    detect: {detect}"] if detect else []
+        (directory / "package.yaml").write_text("\n".join(lines) + "\n")
+        self.pcm("package", "publish", str(directory), "--team", "main", *self._secret)
+
+    def order(self, package: str) -> str:
+        """Order the package's `install` on all clients; the job's id."""
+        job = json.loads(self.pcm("job", "create", package, "--group", "all", "--json"))
+        return str(job["id"])
+
+    def token(self) -> str:
+        """A one-time enrolment token."""
+        return str(json.loads(self.pcm("client", "token", "--json"))["token"])
+
+    def job(self, job: str) -> dict[str, Any]:
+        """What the site knows about a job."""
+        asking = urllib.request.Request(  # noqa: S310 - our own site
+            f"{self.url}/v1/jobs/{job}",
+            headers={"Authorization": f"Bearer {(self.folder / 'admin.token').read_text().strip()}"},
+        )
+        with _DIRECT.open(asking, timeout=30) as answer:
+            known: dict[str, Any] = json.load(answer)
+        return known
+
+    def states(self, job: str) -> dict[str, str]:
+        """The state of each client of a job, by host name."""
+        return {each["host_name"]: each["state"] for each in self.job(job)["assignments"]["items"]}
+
+    def _is_ready(self) -> bool:
+        assert self._server is not None
+        assert self._server.poll() is None, (self.folder / "serve.log").read_text()[-2000:]
+        with contextlib.suppress(OSError), _DIRECT.open(f"{self.url}/readyz", timeout=1):
+            return True
+        return False
+
+    def _run(self, *arguments: str) -> str:
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            for name in [name for name in os.environ if name.startswith("PCM_")]:
+                patch.delenv(name)
+            patch.setenv("XDG_CONFIG_HOME", str(self.folder.parent / "config"))
+            patch.setenv("XDG_STATE_HOME", str(self.folder.parent / "state"))
+            code = run_pcm(list(arguments))
+        assert code == 0, f"pcm {' '.join(arguments)} ended with {code}: {err.getvalue()}{out.getvalue()}"
+        return out.getvalue()
+
+
+@contextlib.contextmanager
+def served_site(folder: Path, address: IPv4Address) -> Iterator[Site]:
+    """Make a site and serve it."""
+    site = Site(folder, address)
+    try:
+        site.serve()
+        yield site
+    finally:
+        site.stop()
+
+
+class Client:
+    """A booted host with the service installed, not yet enrolled and not yet started."""
+
+    def __init__(self, host: BootedHost, site: Site) -> None:
+        self.host = host
+        self._site = site
+        # as an installation would: found by `python3 -I` too, which looks at no environment variable
+        host.path("/usr/local/lib/python3.11/dist-packages/pcm.pth").write_text("\n".join(LENT.values()) + "\n")
+        host.path("/etc/systemd/system/pcmsvc.service").write_text(UNIT)
+        site.pcm("client", "kit", "--out", str(host.path(KIT)))
+        host.shell(f"useradd --create-home alice; mkdir --mode=755 {PROOF}")
+        # another host's gateway, where the site may listen, is an address of this machine as well
+        route = ["ip", "-n", host.name, "route", "add", "default", "via", str(host.gateway)]
+        subprocess.run(route, check=True, capture_output=True)
+
+    def enrol(self) -> None:
+        """Enrol with a one-time token, read from standard input."""
+        token = self._site.token()
+        enroll = ("-m", "pcm.service.main", "enroll", "--kit", KIT, "--token", "-")
+        self.host.run("/usr/bin/python3", *enroll, words=f"{token}\n")
+
+    def start(self) -> None:
+        """Enable the unit and start it; returns once the service says that it is ready."""
+        self.host.shell("systemctl daemon-reload; systemctl enable --now --quiet pcmsvc")
+
+    def pcmsvc(self, *arguments: str, check: bool = True) -> Answer:
+        """Type a `pcmsvc` command as this computer's administrator."""
+        return self.host.run("/usr/bin/python3", "-m", "pcm.service.main", *arguments, check=check)
+
+    def as_alice(self, *command: str) -> Answer:
+        """Run a command as an ordinary user."""
+        return self.host.run(*command, user="alice", check=False)
+
+    def pcmapp(self, *arguments: str) -> str:
+        """Type a `pcmapp` command as an ordinary user."""
+        return self.host.run("/usr/bin/python3", "-m", "pcm.app.main", *arguments, user="alice").stdout
+
+    def items(self) -> dict[str, dict[str, Any]]:
+        """Every instruction that this computer knows, by package."""
+        known = json.loads(self.pcmsvc("list", "--json").stdout)
+        return {item["package"]: item for item in known["items"]}
+
+    def settle(self, job: str) -> dict[str, Any]:
+        """Have the service ask now, wait until the site knows how the job ended here, and return all that it knows."""
+        asked = 0.0
+        unsettled = {"offered", "waiting", "downloading", "ready", "running"}
+        end = time.monotonic() + PATIENCE_S
+        while self._site.states(job).get(self.host.name, "offered") in unsettled:
+            assert time.monotonic() < end, f"{job}: {self._site.states(job)}\n{self.log()}"
+            if time.monotonic() > asked + 2:
+                self.pcmsvc("sync")
+                asked = time.monotonic()
+            time.sleep(0.05)
+        return self._site.job(job)
+
+    def begin(self, job: str, path: str) -> None:
+        """Have the service ask now, and wait until the job's program has made a file here."""
+        self.pcmsvc("sync")
+        wait_for(self.host.path(path).exists, f"{path}, made by job {job}")
+
+    def proof(self, name: str) -> str:
+        """What programs wrote into a file of `/var/lib/proof`; nothing if there is none."""
+        path = self.host.path(f"{PROOF}/{name}")
+        return path.read_text() if path.exists() else ""
+
+    def process(self, lock: str) -> int:
+        """The process that holds a lock of the service, as it is numbered on this computer."""
+        return int(self.host.shell(f"cat /run/pcm/{lock}.lock"))
+
+    def log(self) -> str:
+        """What the service said since the boot, for messages of failed tests."""
+        return self.host.shell("journalctl --no-pager --unit=pcmsvc --lines=50", check=False)
