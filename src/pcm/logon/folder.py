@@ -74,8 +74,15 @@ class LogonFolder:
         return None
 
     def write_key(self, client_id: str, pem: bytes) -> None:
-        """Say by which public key (PEM SubjectPublicKeyInfo) this client signs its requests."""
-        write_whole(self._client(client_id) / PUBLIC_KEY, pem, mode=0o640, durable=self._durable)
+        """Say by which public key (PEM SubjectPublicKeyInfo) this client signs its requests.
+
+        The same key again writes nothing: every publication comes by here, and syncing costs more than signing.
+        """
+        path = self._client(client_id) / PUBLIC_KEY
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == pem:
+                return
+        write_whole(path, pem, mode=0o640, durable=self._durable)
 
     def key_path(self, client_id: str) -> Path:
         """Where a client's public key lies.

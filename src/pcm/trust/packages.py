@@ -31,6 +31,7 @@ class Packages:
         self._stored = stored
         self._title = title
         self._refused: dict[str, PcmError] = {}
+        self._checked: set[str] = set()
 
     def find(self, path: str) -> Published:
         """What is published under a target path.
@@ -54,10 +55,14 @@ class Packages:
 
     def _check_team(self, team: str) -> None:
         # top-level floors were checked at once; a team's when its role is first looked into, and only for its own packages
+        if team in self._checked:
+            return
         offered = self._refreshed.offered
         floor = floors.forget_revoked(self._stored, offered).roles.get(team)
         if floor is not None:
             floors.check(floors.Floors({team: floor}), offered, self._title)
+        if team in offered.roles:
+            self._checked.add(team)
 
     def close(self) -> floors.Floors:
         """Make the copy durable; the floors to store with it.

@@ -167,14 +167,16 @@ class Refreshed:
         found = _guarded(lambda: self._updater.get_targetinfo(path), self._fetcher, self._repository)
         if self.targets.delegations is not None:
             for role, _ in self.targets.delegations.get_roles_for_target(path):
-                self._note_team(role)
-        _check_versions(self._repository, self.offered)
+                if role not in self._floors:  # tuf loads a role once in a refresh, so it is looked at once
+                    self._note_team(role)
         return found
 
     def _note_team(self, role: str) -> None:
         delegations, loaded = self.targets.delegations, self.snapshot.meta.get(f"{role}.json")
         if loaded is not None and delegations is not None and delegations.roles is not None:
-            self._floors[role] = Floor(loaded.version, tuple(delegations.roles[role].keyids))
+            floor = Floor(loaded.version, tuple(delegations.roles[role].keyids))
+            _check_versions(self._repository, Floors({role: floor}))
+            self._floors[role] = floor
 
 
 def refresh(
