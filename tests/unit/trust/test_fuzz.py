@@ -56,7 +56,7 @@ def plain_name(path: str) -> str:
     return path.rsplit("/", 1)[-1].split(".", 1)[-1] if not path.endswith("timestamp.json") else "timestamp.json"
 
 
-LOGON = sorted(name for name in SITE.logon if not name.startswith("roots/1."))
+LOGON = sorted((name for name in SITE.logon if not name.startswith("roots/1.")), key=plain_name)
 
 
 def poll(tmp: Path, name: str, data: bytes) -> str:
