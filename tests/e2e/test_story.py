@@ -30,6 +30,7 @@ def test_one_package_command(site: Site, tmp_path: Path) -> None:
     assert "Published spine 1.0, release 1, by team main: 1 file" in published.text
 
     token = site.pcm("client", "token", "--json", process=True).json["token"]
+    assert token.isalnum(), "no command line takes it for an option"
     site.pcm("client", "kit", "--out", tmp_path / "kit.json", process=True)
     client = Client(site, site.folder / "spine-pc")
     enrolled = client.pcmsvc(

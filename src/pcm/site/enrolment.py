@@ -27,7 +27,7 @@ def create_token(
     connection: Connection, asked: EnrolmentTokenRequest, actor: str, now: datetime
 ) -> EnrolmentTokenAnswer:
     """Make a one-time token; only its hash is kept."""
-    token = secrets.token_urlsafe(32)
+    token = secrets.token_hex(32)  # no sign in it that a command line would take for an option
     expires = now + timedelta(seconds=asked.expires_in_s)
     digest = _digest(token)
     connection.execute(
