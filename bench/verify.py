@@ -1,8 +1,8 @@
 """From fetched bytes to a plan: both repositories verified, cross-checked and planned, for 50 and 1,000 instructions.
 
 The files are those of a real site, signed by it; they come from memory, so no network is in the figures. Nothing is cached by
-the client but manifests; in the dearest case every instruction names another package. The metadata folders lie on this disk and are
-made durable as always; another figure shows the same on a file system in memory. Beside it: the same signatures
+the client but manifests; in the dearest case every instruction names another package. The metadata folders lie on this disk
+and are made durable as always; another figure shows the same on a file system in memory. Beside it: the same signatures
 verified bare, and the same bytes read by `json.loads`.
 """
 
@@ -235,7 +235,11 @@ def _measure_case(report: Report, case: Case, folder: Path, repeats: int) -> Non
         return took
 
     gc.collect()
-    gc.freeze()  # the site that made the case is in this process, too; no client carries it
+    gc.freeze()
+    before = gc.get_threshold()
+    gc.set_threshold(
+        50_000, 20, 20
+    )  # as the worker does; and no client carries the site that made the case, so it is frozen
     with tempfile.TemporaryDirectory(dir=_memory(), prefix="pcm-bench-") as memory:
         took = in_turns(
             {
@@ -245,6 +249,7 @@ def _measure_case(report: Report, case: Case, folder: Path, repeats: int) -> Non
             },
             repeats,
         )
+    gc.set_threshold(*before)
     gc.unfreeze()
     peer = (f"{bare.signatures} bare verifies, json.loads of {bare.bytes // 1024} KiB", took["bare"].median)
     title = f"verify + plan of {case.size:,} instructions, {case.packages:,} packages"

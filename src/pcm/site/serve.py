@@ -7,6 +7,7 @@ supervises it starts it anew.
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import signal
@@ -120,11 +121,15 @@ class Serving:
             self.rounds.prepare()
             self.intake.start()
             self.rounds.start()
+            # what is loaded by now stays: looking through it for garbage, again and again, costs more than signing does
+            gc.collect()
+            gc.freeze()
             asyncio.run(self._serve(signals, on_ready))
         finally:
             self.rounds.stop()
             self.intake.stop()
             self.site.close()
+            gc.unfreeze()
         if self._faults:
             raise MachineError("A part of the site died of a fault; its log says more.", code="machine.fault")
 
