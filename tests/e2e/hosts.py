@@ -145,7 +145,7 @@ class Site:
 
     def job(self, job: str) -> dict[str, Any]:
         """What the site knows about a job."""
-        asking = urllib.request.Request(  # noqa: S310 - our own site
+        asking = urllib.request.Request(
             f"{self.url}/v1/jobs/{job}",
             headers={"Authorization": f"Bearer {(self.folder / 'admin.token').read_text().strip()}"},
         )
@@ -176,6 +176,30 @@ class Site:
         return out.getvalue()
 
 
+def build_deb(folder: Path, name: str, version: str, files: dict[str, str], scripts: dict[str, str]) -> Path:
+    """Build a Debian package: `files` by absolute path (below `/etc`: configuration), `scripts` by maintainer script."""
+    tree = folder / name
+    control = tree / "DEBIAN"
+    for path, text in (
+        *((tree / file.lstrip("/"), text) for file, text in files.items()),
+        *((control / script, f"#!/bin/sh\nset -eu\n{text}") for script, text in scripts.items()),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o644 if text[:2] != "#!" else 0o755)
+    told = {"Package": name, "Version": version, "Architecture": "all", "Maintainer": "PCM <pcm@example.org>"}
+    told["Description"] = "built by a test"
+    (control / "control").write_text("".join(f"{field}: {value}\n" for field, value in told.items()))
+    (control / "conffiles").write_text("".join(f"{file}\n" for file in files if file.startswith("/etc/")))
+    for made in (tree, *tree.rglob("*")):
+        if made.is_dir():
+            made.chmod(0o755)
+    deb = folder / f"{name}_{version}_all.deb"
+    build = ["dpkg-deb", "--root-owner-group", "-Zgzip", "--build", str(tree), str(deb)]
+    subprocess.run(build, check=True, capture_output=True)
+    return deb
+
+
 @contextlib.contextmanager
 def served_site(folder: Path, address: IPv4Address) -> Iterator[Site]:
     """Make a site and serve it."""
@@ -188,14 +212,20 @@ def served_site(folder: Path, address: IPv4Address) -> Iterator[Site]:
 
 
 class Client:
-    """A booted host with the service installed, not yet enrolled and not yet started."""
+    """A booted host with the service installed, not yet enrolled and not yet started.
 
-    def __init__(self, host: BootedHost, site: Site) -> None:
+    Args:
+        properties: more settings of the service's unit; `Personality=x86` makes it a 32-bit computer.
+    """
+
+    def __init__(self, host: BootedHost, site: Site, properties: tuple[str, ...] = ()) -> None:
         self.host = host
         self._site = site
+        self._properties = properties
         # as an installation would: found by `python3 -I` too, which looks at no environment variable
         host.path("/usr/local/lib/python3.11/dist-packages/pcm.pth").write_text("\n".join(LENT.values()) + "\n")
-        host.path("/etc/systemd/system/pcmsvc.service").write_text(UNIT)
+        unit = UNIT.replace("[Service]\n", "\n".join(["[Service]", *properties, ""]))
+        host.path("/etc/systemd/system/pcmsvc.service").write_text(unit)
         site.pcm("client", "kit", "--out", str(host.path(KIT)))
         host.shell(f"useradd --create-home alice; mkdir --mode=755 {PROOF}")
         # another host's gateway, where the site may listen, is an address of this machine as well
@@ -206,7 +236,7 @@ class Client:
         """Enrol with a one-time token, read from standard input."""
         token = self._site.token()
         enroll = ("-m", "pcm.service.main", "enroll", "--kit", KIT, "--token", "-")
-        self.host.run("/usr/bin/python3", *enroll, words=f"{token}\n")
+        self.host.run("/usr/bin/python3", *enroll, words=f"{token}\n", properties=self._properties)
 
     def start(self) -> None:
         """Enable the unit and start it; returns once the service says that it is ready."""
