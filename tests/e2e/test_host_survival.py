@@ -178,13 +178,15 @@ def test_a_killed_service_finds_its_program_again(site: Site, client: Client, vi
     assert (result["exit_code"], result["output_tail"]) == (0, "before\nafter\n")
 
 
-def test_q158644_a_setup_that_restarts_the_computer_itself(site: Site, client: Client) -> None:
-    restart = f"touch {PROOF}/restarting.done; systemctl --no-block reboot; sleep 60\n"
-    job = order(site, "restarting", BEGIN + restart, detect=done_by("restarting"))
+def test_q158644_a_setup_that_restarts_the_computer_is_judged_after_the_restart(site: Site, client: Client) -> None:
+    """Shutting down ends the program, and what it began is complete only once the computer is up again."""
+    restart = f"touch /run/not-yet {PROOF}/restarting.done; systemctl --no-block reboot; sleep 60\n"
+    detect = f"{{all: [{done_by('restarting')}, {{not: {{file: /run/not-yet}}}}]}}"
+    job = order(site, "restarting", BEGIN + restart, detect=detect)
     client.begin(job, f"{PROOF}/restarting.done")
     wait_for(lambda: not Path(f"/proc/{client.host.leader}").exists(), "the end of the host")
     client.host.kill_power()
     client.host.boot()
     assignment = the_only(client.settle(job), "assignments")
-    assert assignment["state"] == "succeeded"
-    require_one_run(site, client, "restarting", job)
+    assert (assignment["state"], assignment["code"]) == ("succeeded", "run.interrupted")
+    assert require_one_run(site, client, "restarting", job)["detected"] is True

@@ -201,10 +201,21 @@ class SystemdRun:
         return status == _AT_FOLDER and self._reference.user_id == os.geteuid()
 
     def wait(self) -> Ended:
-        """Serve the run to its end."""
+        """Serve the run to its end.
+
+        Raises:
+            MachineError: `machine.going_down`: the computer shuts down and ended the program. That end says nothing about its
+                work, which may need the restart (KB Q158644): the run stays open, and the next boot settles it.
+        """
         if self._ended is None:
             left = self._serve()
             code, how = self._get("Service", "ExecMainStatus"), self._get("Service", "ExecMainCode")
+            if how != _CLD_EXITED and not self._timed_out and self._is_going_down():
+                self._close()
+                raise MachineError(
+                    "The computer is shutting down, which ended the program; the next start looks what came of it.",
+                    code="machine.going_down",
+                )
             ended_us = self._get("Unit", "StateChangeTimestampMonotonic")
             self._ended = Ended(
                 exit_code=code if how == _CLD_EXITED else None,
@@ -237,6 +248,10 @@ class SystemdRun:
                 continue
             self._sleep(min(next_s, now + _LOOK_EVERY_S) - now)
         return 0
+
+    def _is_going_down(self) -> bool:
+        state = self._bus.property(MANAGER_PATH, "Manager", "SystemState")
+        return bool(state == "stopping")
 
     def _strike(self, number: int) -> None:
         with contextlib.suppress(BusError):  # nobody is left to get it
