@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from bench.measure import Report, Sample, in_turns, wall_ms
+from bench.measure import Report, Sample, family_cpu_ms, in_turns, undisturbed_ms, wall_ms
 from bench.place import temporary_folder
 from pcm.content.client_store import ClientStore
 from pcm.model.assignment import State as Stage
@@ -38,48 +38,46 @@ _LOOP = 'n=0; while [ "$n" -lt "$1" ]; do /bin/true; n=$((n+1)); done'
 
 def measure(report: Report) -> None:
     """Add the figures for every size."""
-    machine = this_machine()
     for size, repeats in SIZES:
         with temporary_folder() as folder:
-            homes = iter(folder / str(number) for number in range(repeats))
-            commits = Sample()
-
-            def ours(size: int = size, homes: "object" = homes) -> float:
-                return run_all(next(homes), size)  # type: ignore[call-overload]
-
-            took = in_turns(
-                {
-                    "runner": ours,
-                    "subprocess": lambda size=size: wall_ms(lambda: _run_bare(size)),  # type: ignore[misc]
-                    "sh": lambda size=size: wall_ms(lambda: _run_in_shell(size)),  # type: ignore[misc]
-                    "commit": lambda folder=folder: _commit_ms(folder),  # type: ignore[misc]
-                },
-                repeats,
-            )
-            commits.values += took["commit"].values
-        each = {name: sample.median / size for name, sample in took.items() if name != "commit"}
-        report.add(
-            f"{size} programs by the runner ({machine.name}), each",
-            each["runner"],
-            "ms",
-            peer=("bare subprocess.run", each["subprocess"]),
-        )
-        report.add(
-            f"{size} programs by the runner, each, beside sh", each["runner"], "ms", peer=("sh loop", each["sh"])
-        )
-        over = each["runner"] - each["subprocess"]
-        report.add(
-            f"{size} programs: overhead of each over bare subprocess",
-            over,
-            "ms",
-            peer=("one durable SQLite commit here", commits.median),
-            at_most=MOST_OVER_MS,
-        )
-        least = (took["runner"].least - took["subprocess"].least) / size
-        report.add(f"{size} programs: overhead, least of all repeats", least, "ms")
+            _measure_size(report, folder, size, repeats)
 
 
-def run_all(home: Path, size: int) -> float:
+def _measure_size(report: Report, folder: Path, size: int, repeats: int) -> None:
+    homes = iter(folder / str(number) for number in range(repeats))
+    spent = {"runner": Sample(), "bare": Sample()}
+    took = in_turns(
+        {
+            "runner": lambda: run_all(next(homes), size, spent["runner"]),
+            "bare": lambda: undisturbed_ms(lambda: _spend(spent["bare"], lambda: _run_bare(size))),
+            "sh": lambda: undisturbed_ms(lambda: _run_in_shell(size)),
+            "commit": lambda: _commit_ms(folder),
+        },
+        repeats,
+    )
+    each = {name: took[name].median / size for name in ("runner", "bare", "sh")}
+    title = f"{size} programs by the runner"
+    bare = ("bare subprocess.run", each["bare"])
+    report.add(f"{title} ({this_machine().name}), each", each["runner"], "ms", peer=bare)
+    report.add(f"{title}, each, beside sh", each["runner"], "ms", peer=("sh loop", each["sh"]))
+    report.add(
+        f"{size} programs: overhead of each over bare subprocess",
+        each["runner"] - each["bare"],
+        "ms",
+        peer=("one durable SQLite commit here", took["commit"].median),
+        at_most=MOST_OVER_MS,
+    )
+    least = (took["runner"].least - took["bare"].least) / size
+    report.add(f"{size} programs: overhead, least of all repeats", least, "ms")
+    report.add(
+        f"{title}: CPU of each, program included",
+        spent["runner"].median / size,
+        "ms",
+        peer=("bare subprocess.run", spent["bare"].median / size),
+    )
+
+
+def run_all(home: Path, size: int, spent: Sample) -> float:
     """Have a fresh client run `size` instructions; milliseconds from the first plan to the last, without making the client."""
     manifest = _manifest()
     body = write_manifest(manifest)
@@ -93,7 +91,7 @@ def run_all(home: Path, size: int) -> float:
             context.journal.take_in(wanted, _now())
             connection.execute("INSERT INTO manifests (sha256, body) VALUES (?, ?)", (sha256, body))
         context.store.add(manifest.files[0].sha256, len(_FILE), [_FILE], "bench")
-        took = wall_ms(lambda: drain(context, lambda: _situation(context)))
+        took = undisturbed_ms(lambda: _spend(spent, lambda: drain(context, lambda: _situation(context))))
         states = {record.state for record in context.journal.records()}
         if states != {Stage.SUCCEEDED} or state.rows("SELECT count(*) FROM ledger") != [(size,)]:
             raise RuntimeError(f"not every program ran: {states}")
@@ -156,6 +154,13 @@ def _situation(context: Context) -> Situation:
         manifests=context.history.manifests(wanted),
         releases=context.state.releases(),
     )
+
+
+def _spend(spent: Sample, action: Callable[[], object]) -> None:
+    """Do something, and note the processor time that it and its children took."""
+    before = family_cpu_ms()
+    action()
+    spent.values.append(family_cpu_ms() - before)
 
 
 def _run_bare(size: int) -> None:

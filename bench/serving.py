@@ -26,7 +26,6 @@ from bench.publishing import enrol_many, open_small
 from bench.wire import free_port
 from pcm.site.compile import Compiler
 from pcm.site.intake import Intake
-from pcm.testing.small_site import SmallClient
 from pcm.transport.signing import sign_request
 
 POLLERS = 50
@@ -87,6 +86,13 @@ def _measure_polls(report: Report, served: ServedSite, folder: Path) -> None:
         peer=peer,
         at_least=LEAST_RATIO if peer else None,
         of_ratio=True,
+    )
+    bare = Sample([cpu_ms(check) for check in [_bare_verifies(POLLERS)] * REPEATS])
+    report.add(
+        "  the same, beside the signature alone",
+        cores["site"].median,
+        "1/s",
+        peer=("bare P-256 verifies a second", POLLERS / bare.median * 1000),
     )
 
 
@@ -207,7 +213,7 @@ def _measure_reports(report: Report, folder: Path) -> None:
     finally:
         intake.stop()
         site.close()
-    bare = Sample([cpu_ms(check) for check in [_bare_verifies(clients)] * REPEATS])
+    bare = Sample([cpu_ms(check) for check in [_bare_verifies(REPORTS)] * REPEATS])
     report.add(
         "reports taken in, durable: a second",
         REPORTS / walls.median * 1000,
@@ -232,13 +238,13 @@ def _offer_all(intake: Intake, told: Sequence[tuple[str, bytes]]) -> None:
             raise RuntimeError(f"a report was not taken: {each.result()}")
 
 
-def _bare_verifies(clients: Sequence[SmallClient]) -> Callable[[], None]:
+def _bare_verifies(number: int) -> Callable[[], None]:
     key = generate_private_key(SECP256R1())
     public, message = key.public_key(), b"x" * 400
     signature = key.sign(message, ECDSA(SHA256()))
 
     def verify() -> None:
-        for _ in clients:
+        for _ in range(number):
             public.verify(signature, message, ECDSA(SHA256()))
 
     return verify

@@ -22,7 +22,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from securesystemslib.formats import encode_canonical
 
-from bench.measure import Report, Sample, in_turns, wall_ms
+from bench.measure import Report, Sample, in_turns, undisturbed_ms
 from bench.place import publish_all, temporary_folder
 from pcm.model.assignment import State as Stage
 from pcm.model.errors import TransferError
@@ -220,16 +220,18 @@ def _newest(case: Case) -> dict[str, bytes]:
 
 def _measure_case(report: Report, case: Case, folder: Path, repeats: int) -> None:
     parts: dict[str, Sample] = {}
-    cpu = Sample()
+    cpu, wall = Sample(), Sample()
     bare = Bare(case)
 
     def ours(place: Path) -> float:
         _prepare(case, place)
         spent: dict[str, float] = {}
         begun = time.process_time()
-        took = wall_ms(lambda: _expect(verify_and_plan(case, place, spent), case.size))
+        clock = time.perf_counter()
+        took = undisturbed_ms(lambda: _expect(verify_and_plan(case, place, spent), case.size))
         if place.is_relative_to(folder):
             cpu.values.append((time.process_time() - begun) * 1000)
+            wall.values.append((time.perf_counter() - clock) * 1000)
             for name, value in spent.items():
                 parts.setdefault(name, Sample()).values.append(value)
         return took
@@ -245,7 +247,7 @@ def _measure_case(report: Report, case: Case, folder: Path, repeats: int) -> Non
             {
                 "disk": lambda: ours(folder / "client"),
                 "memory": lambda: ours(Path(memory) / "client"),
-                "bare": lambda: wall_ms(bare.perform),
+                "bare": lambda: undisturbed_ms(bare.perform),
             },
             repeats,
         )
@@ -256,6 +258,7 @@ def _measure_case(report: Report, case: Case, folder: Path, repeats: int) -> Non
     report.add(title, took["disk"].median, "ms", peer=peer, at_most=MOST_MS if case.size == 1000 else None)
     report.add(f"{title}: least of all repeats", took["disk"].least, "ms")
     report.add(f"{title}: CPU", cpu.median, "ms")
+    report.add(f"{title}: clock, other programs' turns included", wall.median, "ms")
     report.add(f"{title}: folders in memory", took["memory"].median, "ms")
     for name, sample in parts.items():
         report.add(f"  of it: {name}", sample.median, "ms")
