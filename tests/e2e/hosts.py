@@ -261,21 +261,23 @@ class Client:
 
     def settle(self, job: str) -> dict[str, Any]:
         """Have the service ask now, wait until the site knows how the job ended here, and return all that it knows."""
-        asked = 0.0
         unsettled = {"offered", "waiting", "downloading", "ready", "running"}
-        end = time.monotonic() + PATIENCE_S
-        while self._site.states(job).get(self.host.name, "offered") in unsettled:
-            assert time.monotonic() < end, f"{job}: {self._site.states(job)}\n{self.log()}"
-            if time.monotonic() > asked + 2:
-                self.pcmsvc("sync")
-                asked = time.monotonic()
-            time.sleep(0.05)
+        self._ask_until(lambda: self._site.states(job).get(self.host.name, "offered") not in unsettled, f"end of {job}")
         return self._site.job(job)
 
     def begin(self, job: str, path: str) -> None:
         """Have the service ask now, and wait until the job's program has made a file here."""
-        self.pcmsvc("sync")
-        wait_for(self.host.path(path).exists, f"{path}, made by job {job}")
+        self._ask_until(self.host.path(path).exists, f"{path}, made by job {job}")
+
+    def _ask_until(self, look: Callable[[], bool], what: str) -> None:
+        """Have the service ask now, and again: an order reaches its client's files a moment after it was given."""
+        asked, end = 0.0, time.monotonic() + PATIENCE_S
+        while not look():
+            assert time.monotonic() < end, f"{what}: not within {PATIENCE_S:.0f} s\n{self.log()}"
+            if time.monotonic() > asked + 2:
+                self.pcmsvc("sync")
+                asked = time.monotonic()
+            time.sleep(0.05)
 
     def proof(self, name: str) -> str:
         """What programs wrote into a file of `/var/lib/proof`; nothing if there is none."""

@@ -162,6 +162,17 @@ def test_q164877_power_fails_between_the_record_of_a_result_and_its_report(site:
     assert (result["exit_code"], result["output_tail"]) == (0, "before\nafter\n")
 
 
+def test_a_service_that_is_started_anew_leaves_the_running_program_alone(site: Site, client: Client) -> None:
+    job = order(site, "kept", BEGIN + WAIT)
+    client.begin(job, f"{PROOF}/kept.begun")
+    worker = client.process("pcmsvc")
+    client.host.shell("systemctl restart pcmsvc")
+    assert client.process("pcmsvc") == worker
+    let_go(client, "kept")
+    assert the_only(client.settle(job), "assignments")["state"] == "succeeded"
+    assert require_one_run(site, client, "kept", job)["output_tail"] == "before\nafter\n"
+
+
 @pytest.mark.parametrize("victims", [("pcmsvc",), ("supervisor",), ("supervisor", "pcmsvc")])
 def test_a_killed_service_finds_its_program_again(site: Site, client: Client, victims: tuple[str, ...]) -> None:
     name = "-".join(["killed", *victims])
@@ -178,15 +189,21 @@ def test_a_killed_service_finds_its_program_again(site: Site, client: Client, vi
     assert (result["exit_code"], result["output_tail"]) == (0, "before\nafter\n")
 
 
-def test_q158644_a_setup_that_restarts_the_computer_is_judged_after_the_restart(site: Site, client: Client) -> None:
+@pytest.mark.parametrize(
+    ("name", "rest"),
+    [("restarting", "sleep 60"), ("restarting-well", "trap 'exit 143' TERM; sleep 60 & wait")],
+)
+def test_q158644_a_setup_that_restarts_the_computer_is_judged_after_the_restart(
+    site: Site, client: Client, name: str, rest: str
+) -> None:
     """Shutting down ends the program, and what it began is complete only once the computer is up again."""
-    restart = f"touch /run/not-yet {PROOF}/restarting.done; systemctl --no-block reboot; sleep 60\n"
-    detect = f"{{all: [{done_by('restarting')}, {{not: {{file: /run/not-yet}}}}]}}"
-    job = order(site, "restarting", BEGIN + restart, detect=detect)
-    client.begin(job, f"{PROOF}/restarting.done")
+    restart = f"touch /run/not-yet {PROOF}/{name}.done; systemctl --no-block reboot; {rest}\n"
+    detect = f"{{all: [{done_by(name)}, {{not: {{file: /run/not-yet}}}}]}}"
+    job = order(site, name, BEGIN + restart, detect=detect)
+    client.begin(job, f"{PROOF}/{name}.done")
     wait_for(lambda: not Path(f"/proc/{client.host.leader}").exists(), "the end of the host")
     client.host.kill_power()
     client.host.boot()
     assignment = the_only(client.settle(job), "assignments")
     assert (assignment["state"], assignment["code"]) == ("succeeded", "run.interrupted")
-    assert require_one_run(site, client, "restarting", job)["detected"] is True
+    assert require_one_run(site, client, name, job)["detected"] is True

@@ -204,13 +204,14 @@ class SystemdRun:
         """Serve the run to its end.
 
         Raises:
-            MachineError: `machine.going_down`: the computer shuts down and ended the program. That end says nothing about its
-                work, which may need the restart (KB Q158644): the run stays open, and the next boot settles it.
+            MachineError: `machine.going_down`: the computer shuts down and ended the program, however that then exited. Its
+                end says nothing about its work, which may need the restart (KB Q158644): the run stays open, and the next
+                boot settles it.
         """
         if self._ended is None:
             left = self._serve()
             code, how = self._get("Service", "ExecMainStatus"), self._get("Service", "ExecMainCode")
-            if how != _CLD_EXITED and not self._timed_out and self._is_going_down():
+            if not self._timed_out and self._was_stopped() and self._is_going_down():
                 self._close()
                 raise MachineError(
                     "The computer is shutting down, which ended the program; the next start looks what came of it.",
@@ -248,6 +249,10 @@ class SystemdRun:
                 continue
             self._sleep(min(next_s, now + _LOOK_EVERY_S) - now)
         return 0
+
+    def _was_stopped(self) -> bool:
+        """Tell whether systemd was told to end it: a unit that ended by itself stays as it is until `forget`."""
+        return bool(self._get("Unit", "SubState") == "dead")
 
     def _is_going_down(self) -> bool:
         state = self._bus.property(MANAGER_PATH, "Manager", "SystemState")
