@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     enroll = add("enroll", _enroll, "Make this computer a client of the site that the kit is from.")
-    enroll.add_argument("--kit", type=Path, required=True, help="enrolment kit, from `pcm client installer`")
+    enroll.add_argument("--kit", type=Path, required=True, help="enrolment kit, from `pcm client kit`")
     token = enroll.add_mutually_exclusive_group()
     token.add_argument("--token", help="one-time token ('-': read it from standard input)")
     token.add_argument("--token-file", type=Path, help="file with the one-time token")
