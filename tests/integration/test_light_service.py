@@ -1,10 +1,13 @@
 """What the client's long-lived process loads: the standard library and nothing else, so that it stays small and hard to break."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from pcm.transport.transfer import open_to_all
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
@@ -43,3 +46,23 @@ def test_the_supervisor_runs_without_any_installed_library() -> None:
 )
 def test_naming_a_package_loads_nothing(package: str) -> None:
     assert loaded_by(package, "-S") & HEAVY == set()
+
+
+def test_a_poll_that_brings_nothing_loads_neither_tuf_nor_what_only_news_need() -> None:
+    """What a worker imports before its first question: each of these costs 5 to 120 ms."""
+    loaded = loaded_by("pcm.service.worker, pcm.service.check, pcm.service.identity, pcm.service.sources")
+
+    assert "msgspec" in loaded
+    rare = {
+        "cryptography.hazmat.primitives.serialization", "dataclasses", "email.utils", "http.client", "importlib.metadata",
+        "inspect", "pcm.service.recovery", "pcm.service.runner", "pcm.trust.envelopes", "ssl", "tuf", "zstandard",
+    }  # fmt: skip
+    assert loaded & rare == set()
+
+
+def test_the_transfer_process_begins_without_tls_and_can_load_it() -> None:
+    if os.geteuid() != 0 or open_to_all(sys.path):  # else everything is loaded while it still can be
+        assert "ssl" not in loaded_by("pcm.transport.start")
+    assert "ssl" in loaded_by(
+        "pcm.transport.start, pcm.transport.wire; pcm.transport.wire.tls_context(None); import ssl"
+    )

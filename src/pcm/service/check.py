@@ -25,7 +25,6 @@ from pcm.service.outbox import Outbox, Sent
 from pcm.service.outlook import BLOCKED, Outlook, clock_problem, local_zone
 from pcm.service.places import Places
 from pcm.service.plan import Plan, Situation
-from pcm.service.records import to_text
 from pcm.service.sources import LOGON, Network, Servers
 from pcm.service.state import State
 
@@ -113,7 +112,7 @@ class Check:
         self._tell("instructions", asked)
         plan = self._work()  # checks 8 to 13
         sent = self._report()
-        it.state.set_meta(inbox.LAST_CHECK, to_text(it.clock().replace(microsecond=0)), durable=False)
+        it.state.touch(inbox.LAST_CHECK, it.clock())
         problem = asked.error if late is None else TrustError(late.reason, code=late.code)
         return Checked(self._pause(plan, asked), problem, sent)
 

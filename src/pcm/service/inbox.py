@@ -33,9 +33,8 @@ SHA256 = "instructions.sha256"
 VALID_UNTIL = "instructions.valid_until"
 CURRENT_INSTRUCTIONS = "metadata.instructions"
 PACKAGES_DUE = "packages.due"
-LAST_CONTACT = "last_contact"
 LAST_SERVER = "last_server"
-LAST_CHECK = "last_check"
+LAST_CONTACT, LAST_CHECK = "last-contact", "last-check"  # `State.touch`
 SYNC = "sync.requested"  # by an administrator, over the local socket
 ETAG = "etag."
 OLDER_ORDER = "trust.rollback"  # the journal's verdict on a single order that went back
@@ -169,13 +168,9 @@ class Inbox:
         journal.take_in(verified, now)
 
     def _note_contact(self, server: str) -> None:
-        # to the minute: a poll that changes nothing shall not write more than it must
-        now = to_text(self._clock().replace(second=0, microsecond=0))
-        with self._state.transaction(durable=False):
-            if self._state.meta(LAST_CONTACT) != now:
-                self._state.set_meta(LAST_CONTACT, now, durable=False)
-            if self._state.meta(LAST_SERVER) != server:
-                self._state.set_meta(LAST_SERVER, server, durable=False)
+        self._state.touch(LAST_CONTACT, self._clock())
+        if self._state.meta(LAST_SERVER) != server:
+            self._state.set_meta(LAST_SERVER, server, durable=False)
 
 
 def ask_in_order(

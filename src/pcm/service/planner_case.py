@@ -5,8 +5,8 @@ decides.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from pcm.model.assignment import State as Stage
 from pcm.model.instruction import Instruction
@@ -27,8 +27,7 @@ def removes(program: str) -> bool:
     return program == REMOVING or program.startswith(f"{REMOVING}-")
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(NamedTuple):
     """One instruction with its times in UTC. `manifest` and `program` are None if they are not known here."""
 
     record: InstructionRecord
@@ -79,8 +78,7 @@ def make_case(record: InstructionRecord, situation: Situation) -> Case:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Desk:
+class Desk(NamedTuple):
     """What all rules share: the situation, the time, all cases by instruction id and job, contradictions, the windows of now."""
 
     situation: Situation

@@ -6,7 +6,7 @@ Q164887, Q175652): its processes are waited for within their time limit, its kep
 end, detection decides. So every run reaches an end, reported once (KB Q193784). It starts nothing but detection commands.
 """
 
-import shutil
+import contextlib
 from datetime import timedelta
 from pathlib import Path
 
@@ -102,9 +102,11 @@ def sweep(context: Context) -> None:
             continue  # something is mounted or busy there; tried again at the next start
     newest = sorted(_names(context.runs), key=lambda name: (context.runs / name).stat().st_mtime, reverse=True)
     for name in newest[KEPT_RUNS:]:
-        shutil.rmtree(context.runs / name, ignore_errors=True)
+        # as carefully as a package directory: a program may have mounted something below its folder for temporary files
+        with contextlib.suppress(MachineError):
+            context.machine.remove_staged(context.runs, name)
     now = context.clock()
-    if context.state.meta(PRUNED) < to_text(now - timedelta(days=1)):
+    if not to_text(now - timedelta(days=1)) <= context.state.meta(PRUNED) <= to_text(now):
         context.history.prune(now - KEPT_FOR)
         context.state.set_meta(PRUNED, to_text(now), durable=False)
 

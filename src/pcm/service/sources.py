@@ -213,18 +213,25 @@ class Servers:
 
     def _keep(self) -> None:
         known = {name: self.health[name] for name in self._names if name in self.health}
-        text = msgspec.json.encode(_quantised(known)).decode()
+        text = msgspec.json.encode(_quantised(known, _read_health(self._state.meta(self._key)))).decode()
         if text != self._state.meta(self._key):
             self._state.set_meta(self._key, text, durable=False)
 
 
-def _quantised(health: Mapping[str, Health]) -> _Health:
-    """With latencies rounded to steps of a tenth, so that an idle poll on a steady line writes nothing."""
-    return {name: known._replace(latency_s=_step(known.latency_s)) for name, known in health.items()}
+def _quantised(health: Mapping[str, Health], stored: Mapping[str, Health]) -> _Health:
+    """With latencies to one digit, and as stored while they are about that: an idle poll on a steady line writes nothing."""
+    return {
+        name: known._replace(latency_s=_step(known.latency_s, stored.get(name, known).latency_s))
+        for name, known in health.items()
+    }
 
 
-def _step(latency_s: float | None) -> float | None:
-    return None if latency_s is None else float(f"{latency_s:.1g}")
+def _step(latency_s: float | None, stored_s: float | None) -> float | None:
+    if latency_s is None:
+        return None
+    if stored_s and 0.7 < latency_s / stored_s < 1.4:
+        return stored_s
+    return float(f"{latency_s:.1g}")
 
 
 def _read_health(text: str) -> _Health:

@@ -12,7 +12,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -160,6 +160,24 @@ class State:
         """Forget a small value, if it is there."""
         with self.transaction() as connection:
             connection.execute("DELETE FROM meta WHERE key = ?", (key,))
+
+    def touch(self, name: str, at: datetime) -> None:
+        """Note when something last happened, as the time of an empty file: a poll that brings nothing syncs no disk.
+
+        Raises:
+            StoreError, MachineError: this disk.
+        """
+        path = self.folder / name
+        with store_errors.mapped_system(self.folder):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+            os.utime(path, (at.timestamp(), at.timestamp()))
+
+    def touched(self, name: str) -> datetime | None:
+        """When `touch` was last called for this name; None if it never was."""
+        try:
+            return datetime.fromtimestamp((self.folder / name).stat().st_mtime, UTC)
+        except OSError:
+            return None
 
     def floors(self, repository: str) -> Floors:
         """Version floors of one repository, `instructions` or `packages`."""

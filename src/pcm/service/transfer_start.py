@@ -35,7 +35,7 @@ class TransferStart:
 
     def _spawn(self) -> PipeChannel:
         account = self._machine.transfer_account(self._account)
-        child = self._machine.spawn(OwnProgram("pcm.transport.prepared", account=account, pipes=True))
+        child = self._machine.spawn(OwnProgram("pcm.transport.start", account=account, pipes=True))
         return PipeChannel(child.stdout, child.stdin, child.close)
 
 

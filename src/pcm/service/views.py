@@ -21,7 +21,7 @@ from pcm.service.journal import Journal
 from pcm.service.outlook import Outlook, local_zone
 from pcm.service.plan import Action, Finding, Line, Plan
 from pcm.service.planner_case import DONE_WELL, SETTLED
-from pcm.service.records import InstructionRecord, RunRecord, to_time_or_none
+from pcm.service.records import InstructionRecord, RunRecord
 from pcm.service.state import State
 
 _CLOSED = SETTLED - {Stage.FAILED}
@@ -142,8 +142,8 @@ def show_status(state: State, configuration: ClientConfiguration, client_id: str
         serial=header.serial if header else 0,
         issued=header.issued if header else None,
         expires=header.expires if header else None,
-        last_check=to_time_or_none(state.meta(inbox.LAST_CHECK) or None),
-        last_contact=to_time_or_none(state.meta(inbox.LAST_CONTACT) or None),
+        last_check=_to_the_second(state.touched(inbox.LAST_CHECK)),
+        last_contact=_to_the_second(state.touched(inbox.LAST_CONTACT)),
         logon_server=state.meta(inbox.LAST_SERVER),
         instructions=present,
         running=running[0][0] if running else "",
@@ -186,6 +186,10 @@ def show_ledger(state: State, newest: int = local.MAX_LEDGER_ENTRIES) -> local.L
         for each in sealed
     )
     return local.Ledger(entries, total, head, broken)
+
+
+def _to_the_second(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(microsecond=0)
 
 
 def why_not_run(record: InstructionRecord, manifest: Manifest | None, asker: Asker, now: datetime) -> str:

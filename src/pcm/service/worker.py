@@ -19,6 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pcm.service import quick_start  # noqa: F401 - before anything that loads msgspec
+
+# isort: split
 from pcm.model.errors import PcmError
 from pcm.service import faults
 from pcm.service.configuration import load_configuration

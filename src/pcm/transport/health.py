@@ -19,6 +19,7 @@ from typing import NamedTuple
 FIRST_PAUSE_S = 30.0
 LONGEST_PAUSE_S = 3600.0
 REFUSED_PAUSE_S = 4 * 3600.0
+_SPREAD = 1.25
 _MEMORY = 0.7  # weight of what was known before in a moving average
 
 
@@ -92,7 +93,8 @@ def order(
 
 
 def _waits(health: Health, now: datetime) -> bool:
-    return health.due is not None and health.due > now
+    """Whether it rests. Nobody rests longer than the longest pause: a later time is one that a wrong clock has written."""
+    return health.due is not None and now < health.due <= now + timedelta(seconds=REFUSED_PAUSE_S * _SPREAD)
 
 
 def _failure(health: Health) -> str:
@@ -123,7 +125,7 @@ def record_failure(health: Health, code: str, now: datetime, chance: random.Rand
     failures = health.failures + 1
     refused = code == "transfer.refused"
     pause = REFUSED_PAUSE_S if refused else min(FIRST_PAUSE_S * 2 ** min(failures - 1, 20), LONGEST_PAUSE_S)
-    due = now + timedelta(seconds=pause * chance.uniform(0.75, 1.25))
+    due = now + timedelta(seconds=pause * chance.uniform(2 - _SPREAD, _SPREAD))
     return health._replace(failures=failures, refused=refused, code=code, due=due)
 
 

@@ -11,7 +11,6 @@ the interpreter's libraries, everything that is usually imported on demand is im
 """
 
 import contextlib
-import importlib
 import os
 import sys
 import time
@@ -99,7 +98,7 @@ def _copy(opened: Answer, answer: Callable[[bytes], None]) -> TransferError | No
     return None
 
 
-ON_DEMAND = ("zstandard", "encodings.idna", "pcm.transport.hardening")
+ON_DEMAND = ("zstandard", "ssl", "encodings.idna", "pcm.transport.hardening")
 
 
 def open_to_all(paths: Iterable[str]) -> bool:
@@ -110,7 +109,7 @@ def open_to_all(paths: Iterable[str]) -> bool:
 
 if os.geteuid() == 0 and not open_to_all(sys.path):
     for _name in ON_DEMAND:
-        importlib.import_module(_name)
+        __import__(_name)
 
 
 def main(_arguments: list[str] | None = None) -> int:

@@ -186,7 +186,7 @@ def test_a_run_that_was_journalled_but_never_started_is_not_found(runs: Runs) ->
 def test_nobody_outlives_a_restart(runs: Runs, start_worker: Starter) -> None:
     worker = start_worker("sleep 60")
     worker.die()
-    assert runs.processes.find_again(dataclasses.replace(worker.reference, boot_id="0" * 32)) is None
+    assert runs.processes.find_again(worker.reference._replace(boot_id="0" * 32)) is None
     found = runs.processes.find_again(worker.reference)
     assert found is not None
     found.kill()

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,9 +179,11 @@ def test_a_race_of_folder_and_link_never_writes_outside(root: Path, opener: Open
 
         racer = threading.Thread(target=swap)
         racer.start()
-        written = refused = 0
+        written = refused = number = 0
+        end = time.monotonic() + 20
         try:
-            for number in range(400):
+            while (number < 400 or not (written and refused)) and time.monotonic() < end:
+                number += 1
                 try:
                     staging.add(described(f"bin/f{number}", b"x"), [b"x"])
                     written += 1

@@ -196,7 +196,7 @@ def test_explaining_decides_the_same(drawn: tuple[list[InstructionRecord], Situa
 
 
 @settings(max_examples=200)
-@given(journals(size=3), HOURS, st.floats(0, 1, exclude_max=True))
+@given(journals(size=3), HOURS, st.floats(0, 0.999))
 def test_until_the_time_of_the_next_change_nothing_but_an_expiry_changes(
     drawn: tuple[list[InstructionRecord], Situation], now: datetime, share: float
 ) -> None:

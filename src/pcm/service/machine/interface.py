@@ -2,7 +2,7 @@
 
 Serves steps 8 (`stage`), 10 (`run`) and 11 (`detect`), and the supervisor's own needs (lock, peer, children). Before it stands
 `service.runner`, which journals; below it the operating system. It never decides what runs, reads no instructions, and keeps
-no state but the folder of each run. Standard library only: the resident supervisor imports this.
+no state but the folder of each run. Values are named tuples: `dataclasses` alone would cost each start of a worker 15 ms.
 
 A run in the order of calls, and what a `kill -9` of the worker at each point leaves behind:
 
@@ -15,24 +15,21 @@ A run in the order of calls, and what a `kill -9` of the worker at each point le
     its result kept), or None (nothing is left and nobody saw the end: the caller reports 'unknown' and detects again).
 """
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from types import MappingProxyType, TracebackType
+from typing import Any, NamedTuple, Protocol, Self
 
 from pcm.model.errors import MachineError, Retry
 from pcm.service.machine.package_directory import PackageDirectory
 
 SYSTEM = "system"
 TAIL_BYTES = 8192
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(NamedTuple):
     """One program to start.
 
     Attributes:
@@ -54,14 +51,13 @@ class Launch:
     output_path: Path
     timeout_s: float
     run_as: str = SYSTEM
-    environment: Mapping[str, str] = field(default_factory=dict)
-    context: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = _NOTHING
+    context: Mapping[str, str] = _NOTHING
     output_limit_bytes: int = 1 << 20
     grace_s: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class RunReference:
+class RunReference(NamedTuple):
     """What finds a run's processes again after the worker died. Known, and journalled, before the launch.
 
     Attributes:
@@ -83,7 +79,7 @@ class RunReference:
 
     def to_json(self) -> dict[str, str | int | float]:
         """Return a JSON-able form that `from_json` takes back."""
-        return asdict(self)
+        return self._asdict()
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
@@ -92,21 +88,19 @@ class RunReference:
         Raises:
             MachineError: `machine.reference` if a field is missing or of another type (a damaged journal).
         """
-        kinds: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
-        values: dict[str, Any] = {each.name: document.get(each.name) for each in fields(cls)}
-        for each in fields(cls):
-            value = values[each.name]
-            if not isinstance(value, kinds[str(each.type)]) or isinstance(value, bool):
+        values: dict[str, Any] = {name: document.get(name) for name in cls._fields}
+        for name, kind in cls.__annotations__.items():
+            value = values[name]
+            if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
                 raise MachineError(
-                    f"The journalled run reference has no proper {each.name}; the run counts as unknown.",
+                    f"The journalled run reference has no proper {name}; the run counts as unknown.",
                     code="machine.reference",
                     retry=Retry.NEVER,
                 )
         return cls(**values)
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """How a run ended, told once its whole process tree was gone. A failing program is data, not an error.
 
     Attributes:
@@ -129,8 +123,7 @@ class Ended:
     survivors_left: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One reason why a path is not safe: `code` such as `owner`, `writable`, `symlink`, `missing`, and a text for people."""
 
     path: str
@@ -138,8 +131,7 @@ class Problem:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(NamedTuple):
     """The other end of a local socket, as the kernel tells it."""
 
     user_id: int
@@ -147,8 +139,7 @@ class Peer:
     process_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """Somebody who is logged on. `active`: in the foreground of its seat, or a live remote terminal."""
 
     user: str
@@ -157,8 +148,7 @@ class Session:
     remote: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(NamedTuple):
     """A numeric account. `name` may be empty for a number nobody has a name for."""
 
     user_id: int
@@ -173,8 +163,7 @@ class Account:
         return self.user_id == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """Upper bounds for a confined child, set before it reads its first byte from outside."""
 
     memory_bytes: int = 1 << 30
@@ -183,8 +172,7 @@ class Limits:
     file_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class OwnProgram:
+class OwnProgram(NamedTuple):
     """A Python function of our own to run in a child process: `module.function(arguments)` returns its exit code.
 
     Attributes:
@@ -200,7 +188,7 @@ class OwnProgram:
     limits: Limits = Limits()
     kept_descriptors: tuple[int, ...] = ()
     pipes: bool = False
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = _NOTHING
 
 
 class RunningProgram(Protocol):

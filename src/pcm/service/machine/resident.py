@@ -44,7 +44,6 @@ def start_own(module: str, arguments: tuple[str, ...], stdin: int, stdout: int) 
     Raises:
         OSError: the system has no room for another process.
     """
-    code = f"import sys; from {module} import main; sys.exit(main())"
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -53,7 +52,7 @@ def start_own(module: str, arguments: tuple[str, ...], stdin: int, stdout: int) 
     actions: list[tuple[int, int, int]] = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
     process_id = os.posix_spawn(
         sys.executable,
-        [sys.executable, "-I", "-c", code, *arguments],
+        [sys.executable, *_to_start(module), *arguments],
         environment,
         file_actions=actions,
         setsid=True,
@@ -67,8 +66,17 @@ def become_own(module: str, arguments: tuple[str, ...]) -> "NoReturn":
     Raises:
         OSError: the interpreter cannot be started again.
     """
-    code = f"import sys; from {module} import main; sys.exit(main())"
-    os.execv(sys.executable, [sys.executable, "-I", "-c", code, *arguments])  # noqa: S606 - our own program, no shell
+    os.execv(sys.executable, [sys.executable, *_to_start(module), *arguments])  # noqa: S606 - our own program, no shell
+
+
+def _to_start(module: str) -> tuple[str, ...]:
+    """Arguments for the interpreter. What this process trusts as its search path is trusted there, and nothing is searched for.
+
+    -I: nothing of the environment or the current directory decides which code runs; -S: no site packages beyond that path.
+    """
+    path = "\n".join(entry for entry in sys.path if entry.startswith("/"))
+    code = f"import sys; sys.path[:] = sys.argv.pop(1).split(chr(10)); from {module} import main; sys.exit(main())"
+    return "-I", "-S", "-c", code, path
 
 
 def try_lock(path: str) -> int | None:

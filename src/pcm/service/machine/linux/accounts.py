@@ -3,6 +3,7 @@
 Asks the system's account database only; never creates an account.
 """
 
+import contextlib
 import os
 import pwd
 import zlib
@@ -36,12 +37,17 @@ def transfer_account(name: str, seed: str) -> Account:
     """Return the account `name`, or a number without a name in systemd's unnamed range, the same each time for one `seed`.
 
     Raises:
-        MachineError: `machine.account`: every number of the range is taken.
+        MachineError: `machine.account`: every number of the range is taken, or the account has an administrator's rights.
     """
-    try:
-        return _from_entry(pwd.getpwnam(name))
-    except (KeyError, ValueError):
-        pass
+    with contextlib.suppress(KeyError, ValueError):
+        named = _from_entry(pwd.getpwnam(name))
+        if 0 in {named.user_id, named.group_id}:
+            raise MachineError(
+                f"The transfer account {name[:60]!r} is an administrator's; the network side needs one without rights.",
+                code="machine.account",
+                retry=Retry.NEVER,
+            )
+        return named
     size = _UNNAMED_LAST - _UNNAMED_FIRST + 1
     start = zlib.crc32(f"{name}:{seed}".encode())  # spreads, guards nothing; hashlib would cost the supervisor 3 MB
     for offset in range(100):

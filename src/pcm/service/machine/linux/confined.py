@@ -6,32 +6,42 @@ an end together with its parent. The module is imported *before* (it may not be 
 importing a module of this project does nothing but define things.
 """
 
-import importlib
 import os
 import resource
-import signal
 import sys
-from collections.abc import Callable
 
-from pcm.service.machine.interface import Account, Limits
 from pcm.service.machine.linux.syscalls import end_with_parent, forbid_inspection, forbid_new_privileges
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _OWN_ARGUMENTS = 9
+_KILL = 9  # SIGKILL; `signal` makes an enumeration of all signals at each import
 
 
 def main() -> None:
     """Read what `linux.spawning.spawn` wrote on the command line and become that program."""
-    module, function, user, group, memory, files, processes, size, parent = sys.argv[1 : 1 + _OWN_ARGUMENTS]
+    module, function, user, *numbers = sys.argv[1 : 1 + _OWN_ARGUMENTS]
     sys.argv = [module, *sys.argv[1 + _OWN_ARGUMENTS :]]
-    called: Callable[[list[str]], int | None] = getattr(importlib.import_module(module), function)
+    __import__(module)
+    called: Callable[[list[str]], int | None] = getattr(sys.modules[module], function)
     if user != "-":
-        limits = Limits(int(memory), int(files), int(processes), int(size))
-        confine(Account(int(user), int(group)), limits, int(parent))
+        group, memory, files, processes, size, parent = map(int, numbers)
+        confine(int(user), group, parent)
+        for what, bound in (
+            (resource.RLIMIT_AS, memory),
+            (resource.RLIMIT_NOFILE, files),
+            (resource.RLIMIT_NPROC, processes),
+            (resource.RLIMIT_FSIZE, size),
+            (resource.RLIMIT_CORE, 0),
+        ):
+            _lower(what, bound)
     raise SystemExit(called(sys.argv[1:]))
 
 
-def confine(account: Account, limits: Limits, parent: int) -> None:
-    """Give up, for good and in this order: groups, group, user, rights to come, resources, life after the parent.
+def confine(user: int, group: int, parent: int) -> None:
+    """Give up, for good and in this order: groups, group, user, rights to come, being looked into, life after the parent.
 
     Without root there is no account to change to; the rest still holds.
 
@@ -40,21 +50,13 @@ def confine(account: Account, limits: Limits, parent: int) -> None:
     """
     if os.geteuid() == 0:
         os.setgroups([])
-        os.setresgid(account.group_id, account.group_id, account.group_id)
-        os.setresuid(account.user_id, account.user_id, account.user_id)
-        if 0 in {*os.getresuid(), *os.getresgid()} and account.user_id != 0:
+        os.setresgid(group, group, group)
+        os.setresuid(user, user, user)
+        if 0 in {*os.getresuid(), *os.getresgid()} and user != 0:
             raise PermissionError("the child still has an administrator's id")
     forbid_new_privileges()
     forbid_inspection()
-    for what, bound in (
-        (resource.RLIMIT_AS, limits.memory_bytes),
-        (resource.RLIMIT_NOFILE, limits.open_files),
-        (resource.RLIMIT_NPROC, limits.processes),
-        (resource.RLIMIT_FSIZE, limits.file_bytes),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _lower(what, bound)
-    end_with_parent(signal.SIGKILL)
+    end_with_parent(_KILL)
     if os.getppid() != parent:  # it ended before the line above could tell us
         raise SystemExit(1)
 

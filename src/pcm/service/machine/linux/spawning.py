@@ -89,7 +89,8 @@ class SpawnedChild:
 def spawn(program: OwnProgram) -> SpawnedChild:
     """Start a function of our own in a child; see `Machine.spawn`.
 
-    Its standard error is ours: what goes wrong there belongs into the service's own log.
+    Its standard error is ours: what goes wrong there belongs into the service's own log. Not where that is a terminal and the
+    child has an account without rights: it could read what the administrator types there, the next password too.
     """
     account = program.account
     arguments = [
@@ -103,6 +104,7 @@ def spawn(program: OwnProgram) -> SpawnedChild:
         *program.arguments,
     ]
     pipe = subprocess.PIPE if program.pipes else subprocess.DEVNULL
+    complaints = subprocess.DEVNULL if account is not None and os.isatty(2) else None
     with FAMILY:
         process = _starting(
             lambda: subprocess.Popen(
@@ -111,6 +113,7 @@ def spawn(program: OwnProgram) -> SpawnedChild:
                 [sys.executable, "-I", "-S", "-c", _START, *arguments],
                 stdin=pipe,
                 stdout=pipe,
+                stderr=complaints,
                 env={"PATH": ":".join(SEARCH_PATH), "LANG": "C.UTF-8", **program.environment},
                 cwd="/",
                 close_fds=True,

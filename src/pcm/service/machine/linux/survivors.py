@@ -3,7 +3,9 @@
 The new worker is not their parent, so it knows them by what they carry, and believes only what an unprivileged user cannot
 fake (a forged mark could otherwise hold up the queue, for as long as its owner likes):
 
-    1. the run's output pipe, open among a process's descriptors: it lies in a folder of ours, nobody else can open it;
+    1. the run's output pipe, open among a process's descriptors: it lies in a folder of ours, nobody else can open it. Of a run
+       as a user only that user's processes: the user can take the pipe from the program and hand it to any daemon that takes
+       descriptors, which must not die for it;
     2. `PCM_RUN_ID` in the environment it was started with, from processes of root or of the run's own account;
     3. every descendant of those.
 
@@ -38,6 +40,7 @@ class FoundTree:
 
     def __init__(self, reference: RunReference) -> None:
         self._mark = f"{RUN_ID_VARIABLE}={reference.run_id}".encode()
+        self._user_id = reference.user_id
         self._believed = {0, reference.user_id}
         self._pipe = _pipe_identity(Path(reference.output_path))
         self._seen: dict[int, int] = {}
@@ -81,7 +84,9 @@ class FoundTree:
     def _belongs(self, process_id: int) -> bool:
         if has_variable(process_id, self._mark) and real_user(process_id) in self._believed:
             return True
-        return self._pipe is not None and self._pipe in open_files(process_id)
+        if self._pipe is None or self._pipe not in open_files(process_id):
+            return False
+        return self._user_id == os.geteuid() or real_user(process_id) == self._user_id
 
 
 def _pipe_identity(output_path: Path) -> FileIdentity | None:

@@ -7,7 +7,6 @@ which the run counts as unknown), so it is not synced.
 import base64
 import contextlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from pcm.service.machine.interface import Ended
@@ -17,7 +16,7 @@ _NAME = "ended.json"
 
 def keep_result(folder: Path, ended: Ended) -> None:
     """Write the result down; a full disk only means that it cannot be found again."""
-    document = asdict(ended) | {"output_tail": base64.b64encode(ended.output_tail).decode()}
+    document = ended._asdict() | {"output_tail": base64.b64encode(ended.output_tail).decode()}
     with contextlib.suppress(OSError):
         (folder / _NAME).write_text(json.dumps(document))
 
