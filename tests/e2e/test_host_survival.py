@@ -80,13 +80,15 @@ def the_only(known: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def require_one_run(site: Site, client: Client, name: str, job: str) -> dict[str, Any]:
-    """One run, one report of it, one entry in the ledger; and it stays so after one more look."""
+    """One run, one report of it, one entry in the ledger, and no leavings; and it stays so after one more look."""
     # the service's own worker may be at it still
     wait_for(lambda: client.pcmsvc("once", check=False).returncode == 0, "one more look")
     assert client.proof(f"{name}.runs") == "run\n"
     ledger = json.loads(client.pcmsvc("ledger", "--json").stdout)
     assert [entry["job"] for entry in ledger["entries"]].count(job) == 1
     assert client.host.shell("systemctl list-units --all --no-legend 'pcm-run-*'") == ""
+    left = "ls /var/lib/pcm/staging; find /var/lib/pcm/runs -mindepth 2 ! -name output"
+    assert client.host.shell(left) == "", "nothing but outputs stays"
     return the_only(site.job(job), "results")
 
 
