@@ -49,6 +49,11 @@ class Leases:
         self._days = days
         self._current: OrderedDict[str, _Current] = OrderedDict()
 
+    def change_key(self, signer: Signer) -> None:
+        """From now on, sign with this key: leases of the one before are signed anew when they are next asked for."""
+        self._signer = signer
+        self._current = OrderedDict()  # a new one: what another thread is about to note of the old key is lost with it
+
     def ensure(self, client_id: str) -> str | None:
         """See to it that the client's timestamp.json stands and is fresh.
 
@@ -69,6 +74,7 @@ class Leases:
         return self._look(client_id)
 
     def _look(self, client_id: str) -> str | None:
+        remembered = self._current
         newest = self._folder.newest_targets(client_id)
         if newest is None:
             return None
@@ -87,10 +93,10 @@ class Leases:
         etag = f'"{version:x}"'
         changed = (self._folder.root / "clients" / client_id).stat().st_mtime_ns
         if time.time_ns() - changed > _TICK_NS:
-            self._current[client_id] = _Current(changed, version + renew_after, etag)
-            self._current.move_to_end(client_id)
-        if len(self._current) > _REMEMBERED:
-            self._current.popitem(last=False)
+            remembered[client_id] = _Current(changed, version + renew_after, etag)
+            remembered.move_to_end(client_id)
+        if len(remembered) > _REMEMBERED:
+            remembered.popitem(last=False)
         return etag
 
     def _standing(self, client_id: str) -> tuple[int, int] | None:

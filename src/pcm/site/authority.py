@@ -22,12 +22,14 @@ from pcm.site import configuration, repository, tokens
 from pcm.site.configuration import Server, SiteConfiguration
 from pcm.site.db.database import Database
 from pcm.site.db.upgrade import upgrade
+from pcm.site.throttle import Acquaintances, Throttle
 from pcm.trust import ceremony, keys
 from pcm.trust.keyring import Keyring
 
 KEYS = "keys"
 LOGON = "logon"
 DISTRIBUTION = "distribution"
+MOST_WRONG = 20, 60.0  # API tokens of one address, in so many seconds
 TOKEN_KEY = "token"  # noqa: S105 - the name of a key
 
 Clock = Callable[[], datetime]
@@ -50,7 +52,11 @@ class LogonPlace:
 
 @dataclass
 class Site:
-    """An opened site. `wake` is set when there is something to compile; `started` is when it was opened."""
+    """An opened site. `wake` is set when there is something to compile; `started` is when it was opened.
+
+    `wrong_tokens` counts those of the API by where they come from, `right_tokens` knows the hashes of those that were right
+    lately.
+    """
 
     folder: Path
     configuration: SiteConfiguration
@@ -64,6 +70,8 @@ class Site:
     online: Signer
     logon: tuple[LogonPlace, ...]
     wake: threading.Event
+    wrong_tokens: Throttle
+    right_tokens: Acquaintances
 
     @property
     def name(self) -> str:
@@ -84,14 +92,14 @@ class Site:
         return None
 
     def reload_signers(self) -> None:
-        """Take up the keys that the newest roots name.
+        """Take up the keys that the newest roots name. The logon places stay the same: servers and threads hold them.
 
         Raises:
             RequestError: `request.key`: the keyring has none of them.
         """
-        self.policy, self.online, self.logon = _open_signers(
-            self.folder, self.configuration, self.database, self.keyring, self.clock
-        )
+        self.policy, self.online, leases = _open_signers(self.configuration, self.database, self.keyring)
+        for place, signer in zip(self.logon, leases, strict=True):
+            place.leases.change_key(signer)
 
     def close(self) -> None:
         """Give the database back."""
@@ -109,7 +117,7 @@ def open_site(folder: Path, *, clock: Clock = now_utc) -> Site:
     database = Database(settings.database_url(folder))
     upgrade(database)
     keyring = Keyring(folder / KEYS)
-    policy, online, logon = _open_signers(folder, settings, database, keyring, clock)
+    policy, online, leases = _open_signers(settings, database, keyring)
     return Site(
         folder=folder,
         configuration=settings,
@@ -123,8 +131,13 @@ def open_site(folder: Path, *, clock: Clock = now_utc) -> Site:
         started=clock(),
         policy=policy,
         online=online,
-        logon=logon,
+        logon=tuple(
+            _open_place(folder, server, signer, clock, settings.settings.lease_days)
+            for server, signer in zip(settings.logon, leases, strict=True)
+        ),
         wake=threading.Event(),
+        wrong_tokens=Throttle(*MOST_WRONG),
+        right_tokens=Acquaintances(),
     )
 
 
@@ -134,21 +147,22 @@ def folder_of(site: Path, server: Server, own: str) -> Path:
 
 
 def _open_signers(
-    folder: Path, settings: SiteConfiguration, database: Database, keyring: Keyring, clock: Clock
-) -> tuple[Signer, Signer, tuple[LogonPlace, ...]]:
+    settings: SiteConfiguration, database: Database, keyring: Keyring
+) -> tuple[Signer, Signer, tuple[Signer, ...]]:
+    """The policy key, the online key, and each logon server's lease key."""
     with database.read() as connection:
         instructions = ceremony.load_root(repository.require(connection, repository.INSTRUCTIONS, "root").body).signed
         packages = ceremony.load_root(repository.require(connection, repository.PACKAGES, "root").body).signed
     policy = _signer(keyring, instructions.roles["targets"].keyids, "policy")
     online = _signer(keyring, packages.roles["timestamp"].keyids, "online")
-    places = []
-    for server in settings.logon:
-        # not synced file by file: the database is, and after a power cut all is written again (`projection`)
-        place = LogonFolder(folder_of(folder, server, LOGON), durable=False)
-        lease = _signer(keyring, instructions.roles["timestamp"].keyids, f"lease-{server.name}")
-        leases = Leases(place, lease, lambda: int(clock().timestamp() * 1000), settings.settings.lease_days)
-        places.append(LogonPlace(server.name, server.folder is None, place, leases))
-    return policy, online, tuple(places)
+    named = instructions.roles["timestamp"].keyids
+    return policy, online, tuple(_signer(keyring, named, f"lease-{server.name}") for server in settings.logon)
+
+
+def _open_place(folder: Path, server: Server, lease: Signer, clock: Clock, lease_days: float) -> LogonPlace:
+    place = LogonFolder(folder_of(folder, server, LOGON))
+    leases = Leases(place, lease, lambda: int(clock().timestamp() * 1000), lease_days)
+    return LogonPlace(server.name, server.folder is None, place, leases)
 
 
 def _signer(keyring: Keyring, keyids: list[str], name: str) -> Signer:
