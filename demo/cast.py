@@ -27,13 +27,13 @@ publisher: Debian
 summary: Debian's {name}, installed by dpkg
 platforms: [linux-any]
 parameters:
-  ROOT: {{pattern: '/[a-z/]*', default: /}}
-  RECORDS: {{pattern: '/[a-z/]*', default: /var/lib/dpkg}}
+  ROOT: {{pattern: '/[^ ]*', default: "{root}/"}}
+  RECORDS: {{pattern: '/[^ ]*', default: "{root}/var/lib/dpkg"}}
 programs:
   install:
-    command: [dpkg, "--instdir={{ROOT}}", "--admindir={{RECORDS}}", --install, {deb}]
+    command: [{elevate}dpkg, "--instdir={{ROOT}}", "--admindir={{RECORDS}}", --install, {deb}]
     timeout: 2m
-    detect: {{file: {detect}}}
+    detect: {{file: {root}/usr/bin/{name}}}
 """
 
 
@@ -118,16 +118,14 @@ class Site:
             self._server.terminate()
             self._server.wait(20)
 
-    def package_directory(self, name: str, deb: Path, parameters: dict[str, str]) -> Path:
+    def package_directory(self, name: str, deb: Path, computer: Computer) -> Path:
         """Make a package directory around one `.deb`."""
         directory = self.packages / name
         directory.mkdir(parents=True)
         (directory / deb.name).write_bytes(deb.read_bytes())
+        elevate = "".join(f"{argument}, " for argument in computer.elevate)
         text = _YAML.format(
-            name=name,
-            version=debian.version_of(deb),
-            deb=deb.name,
-            detect=parameters.get("ROOT", "") + f"/usr/bin/{name}",
+            name=name, version=debian.version_of(deb), deb=deb.name, elevate=elevate, root=computer.root
         )
         (directory / "package.yaml").write_text(text)
         return directory
@@ -140,10 +138,9 @@ class Site:
         """Make a group of one client."""
         self.pcm("group", "create", name, client_id)
 
-    def order(self, package: str, client: "Client", group: str = "all") -> str:
+    def order(self, package: str, group: str = "all") -> str:
         """Order an installation on a group; returns the job's id."""
-        given = [part for name, value in client.install_parameters.items() for part in ("--param", f"{name}={value}")]
-        text = self.pcm("job", "create", package, "--group", group, *given)
+        text = self.pcm("job", "create", package, "--group", group)
         found = re.search(r"\bj[0-9a-z]{10}\b", text)
         assert found is not None, text
         return found.group()
@@ -177,21 +174,16 @@ class Client:
         self.computer = computer
         self._site = site
         self.client_id = ""
-        self._root = "" if computer.is_root else "/mnt/computer"
-        self.install_parameters = (
-            {} if computer.is_root else {"ROOT": self._root, "RECORDS": f"{self._root}/var/lib/dpkg"}
-        )
-        self._home = [] if computer.is_root else ["--home", "/mnt/client"]
 
     def installed_file(self, path: str) -> str:
         """Where a file of an installed package is on this computer."""
-        return f"{self._root}/{path}"
+        return f"{self.computer.root}/{path}"
 
     def pcmsvc(self, *arguments: str, quiet: bool = False, expect: int | None = 0) -> str:
         """Type a `pcmsvc` command as this computer's administrator."""
         if not quiet:
             typed("pcmsvc " + shlex.join(arguments).replace(str(self._site.folder.parent) + "/", ""))
-        done = self.computer.run(self.computer.python("pcm.service.main", *self._home, *arguments))
+        done = self.computer.run(self.computer.python("pcm.service.main", *arguments))
         if not quiet:
             shown(done.stdout + done.stderr)
         if expect is not None and done.returncode != expect:
@@ -204,7 +196,7 @@ class Client:
         """Type a `pcmapp` command as an ordinary user (or, without root, as the only one there is)."""
         typed("pcmapp " + shlex.join(arguments))
         user = NOBODY if self.computer.is_root else None
-        done = self.computer.run(self.computer.python("pcm.app.main", *self._home, *arguments), user)
+        done = self.computer.run(self.computer.python("pcm.app.main", *arguments), user)
         shown(done.stdout + done.stderr)
         return done.stdout + done.stderr
 
@@ -224,7 +216,7 @@ class Client:
     def service_running(self) -> Iterator[None]:
         """Run the resident service for a while."""
         typed("pcmsvc run &")
-        service = self.computer.start(self.computer.python("pcm.service.main", *self._home, "run"))
+        service = self.computer.start(self.computer.python("pcm.service.main", "run"))
         try:
             deadline = time.monotonic() + 10
             while self.pcmsvc("status", "--json", quiet=True, expect=None) == "" and time.monotonic() < deadline:

@@ -41,7 +41,7 @@ def main() -> int:
     debs = debian.fetch(["tree", "hello"])
     with tempfile.TemporaryDirectory(prefix="pcm-demo-") as folder, contextlib.ExitStack() as stack:
         claims = Claims()
-        computer = Computer()
+        computer = Computer(Path(folder))
         stack.callback(computer.close)
         site = stack.enter_context(_site(Path(folder)))
         client = Client(computer, site)
@@ -54,14 +54,14 @@ def first_act(site: Site, client: Client, deb: Path, claims: Claims) -> None:
     """From a package directory to software in a folder that users cannot write to."""
     act("Act one: one package command")
     say("The packager puts Debian's tree into a package directory, with the exact command lines in package.yaml.")
-    directory = site.package_directory("tree", deb, client.install_parameters)
+    directory = site.package_directory("tree", deb, client.computer)
     shown((directory / "package.yaml").read_text())
     say("The packager signs it on their own machine, with a key that no server holds, and publishes it.")
     site.publish(directory)
     say("A new computer is enrolled with a one-time token. Its key pair is made there and never leaves it.")
     client.enrol()
     say("The administrator orders a job for all clients.")
-    job = site.order("tree", client)
+    job = site.order("tree")
     say("On the client the service looks for instructions. Nobody is logged on. It runs as root.")
     client.check()
     tree = client.installed_file("usr/bin/tree")
@@ -88,17 +88,15 @@ def second_act(site: Site, client: Client, deb: Path, folder: Path, claims: Clai
     act("Act two: the stolen server")
     say("Somebody now owns both servers: every file that clients read. They keep a copy of yesterday's files.")
     thief = Thief(site, folder / "loot")
-    thief.keep_copy("yesterday")
+    thief.keep_copy()
     say("Meanwhile hello is published, and ordered for another computer only.")
-    directory = site.package_directory("hello", deb, client.install_parameters)
+    directory = site.package_directory("hello", deb, client.computer)
     site.publish(directory)
     site.group("others", site.enrol_another())
-    site.order("hello", client, group="others")
-    thief.keep_copy("today")
+    site.order("hello", group="others")
     suffered = [_suffer(thief, attack, client, claims) for attack in thief.attacks_on_instructions(client)]
     say("Then hello is ordered for all. The thief acts before the client's next check.")
-    job = site.order("hello", client)
-    thief.keep_copy("tonight")
+    job = site.order("hello")
     suffered += [_suffer(thief, attack, client, claims) for attack in thief.attacks_on_packages()]
     say("The administrator sees every refusal.")
     seen = site.pcm("client", "show", client.client_id)
@@ -119,7 +117,7 @@ def _suffer(thief: Thief, attack: Attack, client: Client, claims: Claims) -> str
     claims.check(attack.code in output, f"refused: {attack.code}", output)
     there = client.computer.run(["ls", client.installed_file("usr/bin/hello")]).returncode == 0
     claims.check(not there, "nothing ran")
-    thief.put_back(attack.honest)
+    thief.undo()
     return attack.code
 
 

@@ -14,12 +14,11 @@ from demo.cast import Client, Site
 
 @dataclass(frozen=True)
 class Attack:
-    """One crime: what is told, what is done, the code of the refusal that it must meet, and the copy that mends it."""
+    """One crime: what is told, what is done, and the code of the refusal that it must meet."""
 
     story: str
     strike: Callable[[], None]
     code: str
-    honest: str
 
 
 class Thief:
@@ -28,17 +27,23 @@ class Thief:
     def __init__(self, site: Site, loot: Path) -> None:
         self._logon = site.folder / "logon"
         self._distribution = site.folder / "distribution"
-        self._loot = loot
+        self._yesterday = loot
+        self._changes: list[tuple[Path, bytes | None, bytes | None]] = []
 
-    def keep_copy(self, name: str) -> None:
-        """Copy both servers' folders aside."""
-        for folder in (self._logon, self._distribution):
-            shutil.copytree(folder, self._loot / name / folder.name)
+    def keep_copy(self) -> None:
+        """Copy the distribution server's folder aside."""
+        shutil.copytree(self._distribution, self._yesterday)
 
-    def put_back(self, name: str) -> None:
-        """Replace both servers' folders by a copy."""
-        for folder in (self._logon, self._distribution):
-            self._put_back(name, folder)
+    def undo(self) -> None:
+        """Take everything back, but for what the site itself has written anew meanwhile."""
+        for path, honest, forged in reversed(self._changes):
+            if _read(path) == forged:
+                _put(path, honest)
+        self._changes.clear()
+
+    def _write(self, path: Path, forged: bytes | None) -> None:
+        self._changes.append((path, _read(path), forged))
+        _put(path, forged)
 
     def attacks_on_instructions(self, client: Client) -> Iterator[Attack]:
         """Crimes against the logon server's files."""
@@ -46,7 +51,6 @@ class Thief:
             "(a) The other computer's instruction files, which order hello, are replayed to this one.",
             lambda: self._replay_other(client.client_id),
             "trust.wrong_recipient",
-            "today",
         )
 
     def attacks_on_packages(self) -> Iterator[Attack]:
@@ -55,41 +59,49 @@ class Thief:
             "(b) The command line is changed: the manifest now says `sh -c …`.",
             self._change_command,
             "trust.mix_and_match",
-            "tonight",
         )
         yield Attack(
             "(c) A package file is changed: hello.deb becomes something else.",
             self._change_file,
             "trust.content",
-            "tonight",
         )
         yield Attack(
             "(d) Yesterday's files are put back, all of them validly signed.",
-            lambda: self._put_back("yesterday", self._distribution),
+            self._put_back_yesterday,
             "trust.rollback",
-            "tonight",
         )
 
     def _change_command(self) -> None:
-        for path in (self._distribution / "targets").glob("packages/*/hello/*/*.manifest.json"):
+        for path in list((self._distribution / "targets").glob("packages/*/hello/*/*.manifest.json")):
             manifest = json.loads(path.read_bytes())
             manifest["programs"]["install"]["argv"] = ["sh", "-c", "touch /usr/bin/hello"]
             forged = json.dumps(manifest).encode()
-            path.write_bytes(forged)
-            path.with_name(f"{hashlib.sha256(forged).hexdigest()}.manifest.json").write_bytes(forged)
+            self._write(path, forged)
+            self._write(path.with_name(f"{hashlib.sha256(forged).hexdigest()}.manifest.json"), forged)
 
     def _change_file(self) -> None:
         for path in (self._distribution / "objects").glob("*/*.zst"):
-            path.write_bytes(zstandard.compress(b"#!/bin/sh\ntouch /usr/bin/hello\n" + path.name.encode()))
+            self._write(path, zstandard.compress(b"#!/bin/sh\ntouch /usr/bin/hello\n" + path.name.encode()))
 
     def _replay_other(self, client_id: str) -> None:
         clients = self._logon / "clients"
-        for path in (clients / client_id).glob("*.json"):
-            path.unlink()
+        for path in list((clients / client_id).glob("*.json")):
+            self._write(path, None)
         other = next(path for path in clients.iterdir() if path.name != client_id)
         for path in other.glob("*.json"):
-            shutil.copy(path, clients / client_id)
+            self._write(clients / client_id / path.name, path.read_bytes())
 
-    def _put_back(self, name: str, folder: Path) -> None:
-        shutil.rmtree(folder)
-        shutil.copytree(self._loot / name / folder.name, folder)
+    def _put_back_yesterday(self) -> None:
+        for path in [path for path in self._distribution.rglob("*") if path.is_file()]:
+            self._write(path, _read(self._yesterday / path.relative_to(self._distribution)))
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def _put(path: Path, data: bytes | None) -> None:
+    if data is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_bytes(data)
