@@ -44,7 +44,7 @@ def create(settings: Settings, name: str, role: Any, expires_in: int, out: Path 
 def list_tokens(settings: Settings) -> None:
     """List tokens; never the tokens themselves."""
     with settings.connect() as api:
-        tokens = api.get("/api-tokens", list[ApiTokenView])
+        tokens = list(api.pages("/api-tokens", ApiTokenView))
     if show.print_data(tokens, settings.output):
         return
     rows = [

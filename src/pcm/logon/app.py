@@ -37,17 +37,18 @@ _ROOT_PATH = re.compile(r"roots/[1-9][0-9]{0,15}\.root\.json\Z")
 
 
 class Answer(NamedTuple):
-    """What a sink answers: an HTTP status and a JSON body."""
+    """What a sink answers: an HTTP status and a JSON body. `retry_after_s`: when to ask again, if not now."""
 
     status: int
     body: bytes
+    retry_after_s: int = 0
 
 
 ReportSink = Callable[[str, bytes], Awaitable[Answer]]
 """Client id and DSSE envelope (not verified yet) to the answer. PcmErrors become statuses, see `status_of`."""
 
-EnrolmentSink = Callable[[enrolment.EnrolmentRequest, str], Awaitable[Answer]]
-"""Request (whose sender holds the key in it) and client id to the answer."""
+EnrolmentSink = Callable[[enrolment.EnrolmentRequest, str, str], Awaitable[Answer]]
+"""Request (whose sender holds the key in it), client id, and the network address that it came from, to the answer."""
 
 
 class LogonApp:
@@ -149,7 +150,8 @@ class LogonApp:
         key = read_public_key(asked.public_key.encode())
         client_id = client_id_of(key)
         self._sender(scope, path, body, lambda keyid: key if keyid == client_id else None)
-        return _json(await self._enrolment_sink(asked, client_id))
+        came_from = scope.get("client") or ("",)
+        return _json(await self._enrolment_sink(asked, client_id, str(came_from[0])))
 
     def _sender(self, scope: Scope, path: str, body: bytes | None, key_of: KeyOf) -> str:
         query = scope.get("query_string", b"")
@@ -240,7 +242,10 @@ def hash_of(content: bytes) -> str:
 
 
 def _json(answer: Answer) -> Response:
-    return Response(answer.body, answer.status, {"cache-control": "no-store"}, "application/json")
+    headers = {"cache-control": "no-store"}
+    if answer.retry_after_s:
+        headers["retry-after"] = str(answer.retry_after_s)
+    return Response(answer.body, answer.status, headers, "application/json")
 
 
 def _header(scope: Scope, name: bytes) -> str:

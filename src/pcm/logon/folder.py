@@ -16,6 +16,7 @@ from pcm.content.whole_files import storing, write_whole
 from pcm.model.errors import RequestError
 
 GRACE_S = 3600.0
+_TRIES = 5
 PUBLIC_KEY = "client.pub"  # PEM; for logon servers that have no database. Never served.
 _CLIENT_ID = re.compile(r"[0-9a-f]{32}\Z")
 _CLIENT_FILE = re.compile(
@@ -98,6 +99,12 @@ class LogonFolder:
         if not folder.is_dir():
             return False
         with storing(folder):
+            # somebody else may be removing it at the same moment, or still be writing
+            for _ in range(_TRIES - 1):
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(folder)
+                if not folder.is_dir():
+                    return True
             shutil.rmtree(folder)
         return True
 

@@ -82,7 +82,7 @@ class JobView(msgspec.Struct, frozen=True):
 
 
 class JobDetail(msgspec.Struct, frozen=True):
-    """`GET /v1/jobs/{id}?limit=&cursor=`: a page of assignments, and the newest 100 results and refusals."""
+    """`GET /v1/jobs/{id}?limit=&cursor=`: a page of assignments; the first one brings the newest 100 results and refusals."""
 
     job: JobView
     assignments: Page[AssignmentView]

@@ -43,6 +43,16 @@ def why(connection: Connection, client: AnyRow, job: str | None, now: datetime) 
         RequestError: `not_found`: no such job.
     """
     lines = [*_about_client(client, now)]
+    if clients.find_gap(connection, client):
+        lines.append(
+            WhyLine(
+                "Did its reports come one after the other?",
+                f"no: there is one after {client.last_seq + 1}, which is missing. If the site's database was restored, "
+                "`pcm client resume` goes on without it",
+                False,
+                clients.GAP,
+            )
+        )
     if job is not None:
         lines += _about_job(connection, client, job)
     refused = connection.execute(

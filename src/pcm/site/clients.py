@@ -9,16 +9,19 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, exists, func, or_, select, update
 
 from pcm.model.errors import RequestError
 from pcm.protocol.admin import ClientView, Page
 from pcm.site import audit, job_life
-from pcm.site.db.tables import AnyRow, clients
+from pcm.site.db.tables import AnyRow, clients, refusals
 from pcm.site.pages import Slice, page
 
 _ID_PREFIX = re.compile(r"[0-9a-f]{4,32}")
+_SURE = 12  # so many digits of an id mean that id, whatever computers call themselves
 _CHUNK = 500
+GAP = "report.gap"
+RESUMED = ""  # instead of a report's hash: any later report goes on from here
 
 # what a list shows; never the bodies
 COLUMNS = (
@@ -45,20 +48,25 @@ COLUMNS = (
 def find(connection: Connection, name: str) -> AnyRow:
     """One client by its id, an unambiguous beginning of it, or its host name.
 
+    A computer names itself, so no name may stand in the way of another's id: twelve digits of an id mean that id only.
+    Among those of one name, revoked ones count only if there is no other.
+
     Raises:
         RequestError: `not_found`, or `request.ambiguous` naming the candidates.
     """
-    rows: list[Any] = list(
-        connection.execute(select(*COLUMNS).where(clients.c.host_key == name.lower()[:256]).limit(5))
-    )
+    by_id: list[Any] = []
     if _ID_PREFIX.fullmatch(name):
-        by_id = select(*COLUMNS).where(clients.c.client_id >= name, clients.c.client_id < name + "g").limit(5)
-        known = {row.id for row in rows}
-        rows += [row for row in connection.execute(by_id) if row.id not in known]
+        fitting = select(*COLUMNS).where(clients.c.client_id >= name, clients.c.client_id < name + "g").limit(5)
+        by_id = list(connection.execute(fitting))
+    if len(name) >= _SURE and by_id:
+        rows = by_id
+    else:
+        known = {row.id for row in by_id}
+        rows = [*by_id, *(row for row in _named(connection, name) if row.id not in known)]
     if not rows:
         raise RequestError(f"There is no client {name[:80]!r}.", code="not_found")
     if len(rows) > 1:
-        shown = ", ".join(f"{row.client_id[:12]} ({row.host_name})" for row in rows)
+        shown = ", ".join(f"{row.client_id[:16]} ({row.host_name}, {row.state})" for row in rows)
         raise RequestError(
             f"{name[:80]!r} fits several clients: {shown}. Give more of the id.", code="request.ambiguous"
         )
@@ -66,11 +74,22 @@ def find(connection: Connection, name: str) -> AnyRow:
     return found
 
 
-def list_clients(connection: Connection, part: Slice, state: str | None) -> Page[ClientView]:
-    """Clients in the order of their enrolment, all or those in one state."""
+def _named(connection: Connection, name: str) -> list[Any]:
+    for living in (clients.c.state != "revoked", clients.c.state == "revoked"):
+        query = select(*COLUMNS).where(clients.c.host_key == name.lower()[:256], living).limit(5)
+        rows = list(connection.execute(query))
+        if rows:
+            return rows
+    return []
+
+
+def list_clients(connection: Connection, part: Slice, state: str | None, *, gap: bool = False) -> Page[ClientView]:
+    """Clients in the order of their enrolment, all or those in one state. `gap`: only those that `resume` can help."""
     query = select(*COLUMNS).order_by(clients.c.id).limit(part.limit + 1)
     if state is not None:
         query = query.where(clients.c.state == state)
+    if gap:
+        query = query.where(clients.c.state == "enrolled", has_gap())
     after = part.number()
     if after is not None:
         query = query.where(clients.c.id > after)
@@ -115,6 +134,38 @@ def revoke(connection: Connection, client: AnyRow, actor: str, now: datetime) ->
         {"state": "revoked", "dirty": False, "unwritten": True},
     )
     audit.record(connection, now, actor, "client.revoke", client.client_id, f"{client.host_name}, was {client.state}")
+
+
+def has_gap() -> ColumnElement[bool]:
+    """Whether the newest that came of a client was a report whose predecessors are missing here."""
+    return exists().where(
+        refusals.c.client == clients.c.id,
+        refusals.c.code == GAP,
+        or_(clients.c.last_seen.is_(None), refusals.c.received > clients.c.last_seen),
+    )
+
+
+def find_gap(connection: Connection, client: AnyRow) -> bool:
+    """Whether `resume` can help this client."""
+    return connection.execute(select(clients.c.id).where(clients.c.id == client.id, has_gap())).first() is not None
+
+
+def resume(connection: Connection, client: AnyRow, actor: str, now: datetime) -> None:
+    """Let a client's reports go on after a gap: the site has lost some, or they never came.
+
+    Whoever asks for this accepts that what stood in the missing ones is not known here. So the site never does it by
+    itself: a logon server in strange hands could hold reports back, and a gap is how that shows.
+
+    Raises:
+        RequestError: `client.state`: it is not enrolled, or nothing is missing.
+    """
+    if client.state != "enrolled" or not find_gap(connection, client):
+        raise RequestError(
+            f"{client.host_name} is {client.state}, and no report of it waits for one before; there is nothing to resume.",
+            code="client.state",
+        )
+    _change(connection, client, ("enrolled",), {"last_report_sha256": RESUMED})
+    audit.record(connection, now, actor, "client.resume", client.client_id, f"after report {client.last_seq}")
 
 
 def quarantine(connection: Connection, client: int, client_id: str, why: str, now: datetime) -> None:

@@ -7,7 +7,6 @@ revoked key never comes back (KB Q162165, Q127052).
 """
 
 import hashlib
-import hmac
 import secrets
 from datetime import datetime, timedelta
 from typing import Any
@@ -78,6 +77,24 @@ def enrol(
     return _answer(client_id, "pending")
 
 
+def counts(connection: Connection, asked: EnrolmentRequest, client_id: str, now: datetime) -> bool:
+    """Whether this brings nothing new but what is wanted: a token that counts, or a key that is known. Reads only."""
+    known = connection.execute(select(clients.c.state).where(clients.c.client_id == client_id)).scalar()
+    if known == "enrolled" or asked.token is None:
+        return known is not None
+    token = asked.token
+    row = connection.execute(select(enrolment_tokens).where(enrolment_tokens.c.sha256 == _digest(token))).first()
+    return not _why_not(row, asked.facts.host_name, now)
+
+
+def note_misuse(connection: Connection, asked: EnrolmentRequest, client_id: str, why: str, now: datetime) -> None:
+    """Write into the audit log that a token of this site was tried in vain: who has it may have stolen it."""
+    digest = _digest(asked.token or "")
+    if connection.execute(select(enrolment_tokens).where(enrolment_tokens.c.sha256 == digest)).first() is not None:
+        told = f"{asked.facts.host_name} ({client_id[:12]}): {why}"
+        audit.record(connection, now, audit.SITE, "enrolment_token.misuse", digest[:12], told)
+
+
 def fingerprint(client_id: str) -> str:
     """The id in groups of four, as people compare it with the client's own screen."""
     return " ".join(client_id[at : at + 4] for at in range(0, len(client_id), 4))
@@ -105,17 +122,24 @@ def _use_token(connection: Connection, token: str, host_name: str, client_id: st
     row = connection.execute(
         select(enrolment_tokens).where(enrolment_tokens.c.sha256 == digest).with_for_update()
     ).first()
-    if row is None or not hmac.compare_digest(row.sha256, digest):
-        raise RequestError("This enrolment token is not known here.", code="not_allowed")
-    if row.used is not None:
-        raise RequestError("This enrolment token was used already; each is for one computer.", code="not_allowed")
-    if row.expires <= now:
-        raise RequestError("This enrolment token has expired; ask for a new one.", code="not_allowed")
-    if row.host_name is not None and row.host_name.lower() != host_name.lower():
-        raise RequestError("This enrolment token is for a computer with another name.", code="not_allowed")
+    why_not = _why_not(row, host_name, now)
+    if why_not:
+        raise RequestError(why_not, code="not_allowed")
     connection.execute(
         update(enrolment_tokens).where(enrolment_tokens.c.sha256 == digest).values(used=now, used_by=client_id)
     )
+
+
+def _why_not(row: AnyRow | None, host_name: str, now: datetime) -> str:
+    if row is None:
+        return "This enrolment token is not known here."
+    if row.used is not None:
+        return "This enrolment token was used already; each is for one computer."
+    if row.expires <= now:
+        return "This enrolment token has expired; ask for a new one."
+    if row.host_name is not None and row.host_name.lower() != host_name.lower():
+        return "This enrolment token is for a computer with another name."
+    return ""
 
 
 def _let_in(
@@ -131,7 +155,8 @@ def _let_in(
             .values(state="enrolled", dirty=True, **facts_columns(asked.facts))
         )
     job_life.join(connection, number, now)
-    audit.record(connection, now, audit.SITE, "client.enrol", client_id, f"{asked.facts.host_name}, by token")
+    by = f"{asked.facts.host_name}, by token {_digest(asked.token or '')[:12]}"
+    audit.record(connection, now, audit.SITE, "client.enrol", client_id, by)
 
 
 def _insert(connection: Connection, asked: EnrolmentRequest, client_id: str, state: str, now: datetime) -> int:

@@ -28,11 +28,14 @@ from pcm.site import enrolment, reports
 from pcm.site.authority import Site
 from pcm.site.db.tables import clients
 from pcm.site.set_aside import set_aside
+from pcm.site.throttle import Throttle, TooOftenError, source_of
 from pcm.trust import envelopes
 
 MAX_GROUP = 200
 _DROPPED = re.compile(r"([0-9a-f]{32})\.([1-9][0-9]{0,15})\.json")
 DROP_FOLDER = "reports"
+# how many in so many seconds: wrong tokens and requests for approval of one address, reports of one client
+MOST_WRONG, MOST_PENDING, MOST_REPORTS = (10, 60.0), (100, 60.0), (600, 600.0)
 
 
 class _Chain(msgspec.Struct):
@@ -55,6 +58,8 @@ class Intake:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._wrong, self._pending = Throttle(*MOST_WRONG), Throttle(*MOST_PENDING)
+        self._floods = Throttle(*MOST_REPORTS)
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
 
@@ -74,24 +79,55 @@ class Intake:
         Raises:
             PcmError: it is not taken; the logon server turns it into a status.
         """
+        wait = self._floods.wait_s(client_id)
+        if wait:
+            return _too_many(TooOftenError("This client sends too many reports.", wait))
+        self._floods.count(client_id)
         verdict = await asyncio.wrap_future(await asyncio.to_thread(self.offer, client_id, envelope))
         return _answer(verdict)
 
-    async def take_enrolment(self, asked: EnrolmentRequest, client_id: str) -> Answer:
+    async def take_enrolment(self, asked: EnrolmentRequest, client_id: str, address: str) -> Answer:
         """The logon server's sink for enrolments. Raises RequestError, StoreError."""
-        return await asyncio.to_thread(self.enrol, asked, client_id)
+        try:
+            return await asyncio.to_thread(self.enrol, asked, client_id, source_of(address))
+        except TooOftenError as error:
+            return _too_many(error)
 
-    def enrol(self, asked: EnrolmentRequest, client_id: str) -> Answer:
-        """Decide about one enrolment; its key is on the logon servers before the answer is given."""
+    def enrol(self, asked: EnrolmentRequest, client_id: str, source: str = "") -> Answer:
+        """Decide about one enrolment; its key is on the logon servers before the answer is given.
+
+        Raises:
+            RequestError: `request.too_many`: this source gave too many wrong tokens, or brings too many that wait for
+                approval; whoever has a token that counts is let in all the same. Else as `enrolment.enrol`.
+        """
         site = self._site
-        with site.database.write() as connection:
-            most = site.configuration.settings.max_pending
-            answer = enrolment.enrol(connection, asked, client_id, site.name, most, site.clock())
+        self._check_source(asked, client_id, source)
+        if asked.token is None:
+            self._pending.count(source)
+        try:
+            with site.database.write() as connection:
+                most = site.configuration.settings.max_pending
+                answer = enrolment.enrol(connection, asked, client_id, site.name, most, site.clock())
+        except RequestError as error:
+            if error.code == "not_allowed":
+                self._wrong.count(source)
+                with site.database.write() as connection:
+                    enrolment.note_misuse(connection, asked, client_id, error.message, site.clock())
+            raise
         if answer.state == "enrolled":
             for place in site.logon:
                 place.folder.write_key(client_id, asked.public_key.encode())
             site.wake.set()
         return Answer(200 if answer.state == "enrolled" else 202, codec.encode(answer))
+
+    def _check_source(self, asked: EnrolmentRequest, client_id: str, source: str) -> None:
+        throttle = self._pending if asked.token is None else self._wrong
+        wait = throttle.wait_s(source)
+        if wait:
+            with self._site.database.read() as connection:
+                if not enrolment.counts(connection, asked, client_id, self._site.clock()):
+                    what = "requests for approval" if asked.token is None else "wrong enrolment tokens"
+                    raise TooOftenError(f"Too many {what} came from this address.", wait)
 
     def offer(self, client_id: str, envelope: bytes, *, dropped: bool = False) -> "Future[reports.Verdict]":
         """Verify a report and queue it for the next transaction.
@@ -121,7 +157,8 @@ class Intake:
         except StoreError:
             return False  # this machine's trouble, not the file's: it stays
         except PcmError as error:
-            self._set_aside("dropped report", path.name, b"", error)
+            # by the folder, not by the file: anybody may make up names of files
+            self._set_aside("dropped report", str(path.parent), path.name.encode(), error)
         else:
             if verdict.code == "report.gap":
                 return False  # the one before may still come
@@ -211,6 +248,7 @@ class Intake:
                         clients.c.id,
                         clients.c.client_id,
                         clients.c.state,
+                        clients.c.serial,
                         clients.c.last_seq,
                         clients.c.last_report_sha256,
                     ).where(clients.c.client_id == item.received.client_id)
@@ -227,6 +265,11 @@ def _answer(verdict: reports.Verdict) -> Answer:
         return Answer(200, codec.encode({"acknowledged": verdict.acknowledged}))
     body = {"code": verdict.code, "message": verdict.reason, "acknowledged": verdict.acknowledged}
     return Answer(403 if verdict.code == "report.fork" else 409, codec.encode(body))
+
+
+def _too_many(error: TooOftenError) -> Answer:
+    body = {"code": error.code, "message": error.message}
+    return Answer(429, codec.encode(body), retry_after_s=error.wait_s)
 
 
 def _dropped_files(folder: Path) -> list[tuple[Path, str]]:

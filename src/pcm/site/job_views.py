@@ -50,13 +50,15 @@ def show_job(connection: Connection, job: str) -> JobView:
 
 
 def show_detail(connection: Connection, job: str, part: Slice) -> JobDetail:
-    """One job with a page of its assignments. Raises RequestError `not_found`."""
+    """One job with a page of its assignments; the first page brings results and refusals too. Raises RequestError `not_found`."""
     view = show_job(connection, job)
     query = assignment_rows().where(assignments.c.job == job).order_by(assignments.c.id).limit(part.limit + 1)
     after = part.number()
     if after is not None:
         query = query.where(assignments.c.id > after)
     listed = page(connection.execute(query).all(), part, assignment_view, lambda row: str(row.id))
+    if part.cursor is not None:
+        return JobDetail(view, listed, (), ())
     ran = connection.execute(
         select(results, clients.c.client_id, clients.c.host_name)
         .join(clients, clients.c.id == results.c.client)

@@ -31,6 +31,7 @@ ENDPOINTS: MappingProxyType[tuple[str, str], frozenset[Role]] = MappingProxyType
         ("GET", "/v1/clients/{client}/why"): READ,
         ("POST", "/v1/clients/{client}/approve"): ORDER,
         ("POST", "/v1/clients/{client}/revoke"): ORDER,
+        ("POST", "/v1/clients/{client}/resume"): ORDER,
         ("GET", "/v1/packages"): READ,
         ("GET", "/v1/packages/{package}"): READ,
         ("GET", "/v1/packages/{package}/{version}"): READ,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from pcm.model.assignment import State, can_move
 from pcm.protocol.report import Outcome, Refusal, Report, RunResult
@@ -20,6 +20,9 @@ from pcm.site import clients as client_rows
 from pcm.site import job_life
 from pcm.site.db.tables import AnyRow, assignments, clients, refusals, reports, results
 from pcm.site.enrolment import clean, facts_columns
+
+# of one client, so that none fills the disk: whole reports, results, refusals
+KEPT_WHOLE, MOST_RESULTS, MOST_REFUSALS = 100, 2000, 2000
 
 
 class Received(NamedTuple):
@@ -45,16 +48,20 @@ def receive(connection: Connection, client: AnyRow, received: Received, *, dropp
     """Take one report in, in the caller's transaction, which has locked the client's row.
 
     Args:
-        client: Its row: id, client_id, last_seq, last_report_sha256.
+        client: Its row: id, client_id, serial, last_seq, last_report_sha256.
         dropped: It came as a file, so its acknowledgement must go by the instruction file.
     """
     if client.last_seq and client.last_report_sha256 is None:
         pass  # quarantine was lifted: the chain begins anew with this report
     elif received.seq <= client.last_seq:
         return _repeated(connection, client, received, now)
+    elif client.last_report_sha256 == client_rows.RESUMED:
+        pass  # an administrator has accepted that the ones before are missing
     elif received.seq > client.last_seq + 1:
-        _note(connection, client.id, "report.gap", f"number {received.seq} came after {client.last_seq}", now)
-        return Verdict(client.last_seq, "report.gap", f"report {client.last_seq + 1} is missing before {received.seq}")
+        _note(connection, client.id, client_rows.GAP, f"number {received.seq} came after {client.last_seq}", now)
+        return Verdict(
+            client.last_seq, client_rows.GAP, f"report {client.last_seq + 1} is missing before {received.seq}"
+        )
     elif received.prev_sha256 != client.last_report_sha256:
         return _fork(connection, client, received, now)
     values: dict[str, Any] = {
@@ -76,6 +83,12 @@ def receive(connection: Connection, client: AnyRow, received: Received, *, dropp
             received=now,
         )
     )
+    # of older ones the hash is enough to know them again; a client that floods shall not fill the disk
+    connection.execute(
+        update(reports)
+        .where(reports.c.client == client.id, reports.c.seq == received.seq - KEPT_WHOLE)
+        .values(envelope=b"")
+    )
     return Verdict(received.seq)
 
 
@@ -85,7 +98,7 @@ def _repeated(connection: Connection, client: AnyRow, received: Received, now: d
             select(reports.c.payload_sha256).where(reports.c.client == client.id, reports.c.seq == received.seq)
         ).scalars()
     )
-    if received.seq == client.last_seq:
+    if received.seq == client.last_seq and client.last_report_sha256:
         known = {client.last_report_sha256}
     # nothing known: so old that it is no longer kept, and changes nothing
     if not known or received.payload_sha256 in known:
@@ -115,6 +128,9 @@ def _apply(connection: Connection, client: AnyRow, report: Report, now: datetime
             each.save(connection, now)
     job_life.confirm_silent(connection, client.id, report.serial, now)
     values: dict[str, Any] = {"stands_on": report.serial}
+    if report.serial > client.serial:
+        # signed here and forgotten since: the database was restored. The next file must bear a higher number.
+        values |= {"serial": report.serial, "content_sha256": None, "dirty": True}
     if report.ledger_head is not None:
         values["ledger_head"] = report.ledger_head
     if report.facts is not None:
@@ -188,6 +204,7 @@ def _keep_result(connection: Connection, client: int, outcome: Outcome, result: 
     ).first()
     if known is not None:
         return
+    _keep_newest(connection, results, client, MOST_RESULTS)
     connection.execute(
         insert(results).values(
             run=result.run,
@@ -211,6 +228,7 @@ def _keep_refusals(
     connection: Connection, client: int, said: Sequence[Refusal], now: datetime, *, job: str | None = None
 ) -> None:
     if said:
+        _keep_newest(connection, refusals, client, MOST_REFUSALS)
         connection.execute(
             insert(refusals),
             [
@@ -230,8 +248,24 @@ def _keep_refusals(
 
 
 def _note(connection: Connection, client: int, code: str, reason: str, now: datetime, job: str | None = None) -> None:
-    """Something that the site itself did not take: shown beside the client's own refusals."""
+    """Something that the site itself did not take: shown beside the client's own refusals; the same again is counted."""
+    last = connection.execute(
+        select(refusals).where(refusals.c.client == client).order_by(refusals.c.id.desc()).limit(1)
+    ).first()
+    if last is not None and (last.code, last.reason, last.source, last.job) == (code, reason, "site", job):
+        connection.execute(
+            update(refusals).where(refusals.c.id == last.id).values(times=refusals.c.times + 1, received=now)
+        )
+        return
     _keep_refusals(connection, client, (Refusal(code, now, reason, "site"),), now, job=job)
+
+
+def _keep_newest(connection: Connection, table: Table, client: int, most: int) -> None:
+    """Make room: one client has so many rows in a table and no more."""
+    oldest = (
+        select(table.c.id).where(table.c.client == client).order_by(table.c.id.desc()).offset(most - 1).limit(1)
+    ).scalar_subquery()
+    connection.execute(delete(table).where(table.c.client == client, table.c.id <= oldest))
 
 
 def digest(payload: bytes) -> str:

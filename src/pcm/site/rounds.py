@@ -18,7 +18,7 @@ from pcm.model.errors import PcmError
 from pcm.site import job_life, projection, repository
 from pcm.site.authority import Site
 from pcm.site.compile import Compiler
-from pcm.site.db.tables import enrolment_tokens, jobs, reports
+from pcm.site.db.tables import enrolment_tokens, jobs, poison, reports
 from pcm.site.intake import Intake
 
 _log = logging.getLogger(__name__)
@@ -100,11 +100,12 @@ class Rounds:
         projection.publish_unwritten(self._site)
 
     def forget(self) -> None:
-        """Remove raw reports that are older than the site keeps them, and enrolment tokens long expired."""
+        """Remove raw reports and what was set aside, older than the site keeps them, and enrolment tokens long expired."""
         now = self._site.clock()
         oldest = now - timedelta(days=self._site.configuration.settings.report_retention_days)
         with self._site.database.write() as connection:
             connection.execute(delete(reports).where(reports.c.received < oldest))
+            connection.execute(delete(poison).where(poison.c.received < oldest))
             connection.execute(delete(enrolment_tokens).where(enrolment_tokens.c.expires < now - timedelta(days=30)))
 
     def _collect_dropped(self) -> None:

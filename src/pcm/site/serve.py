@@ -26,10 +26,11 @@ from pcm.distribution.app import DistributionApp
 from pcm.logon.app import LogonApp
 from pcm.logon.folder_keys import FolderKeys
 from pcm.model.errors import MachineError, PcmError
-from pcm.site import authority
+from pcm.site import authority, configuration
 from pcm.site.api.calls import problem
 from pcm.site.api.routes import create_api
 from pcm.site.authority import Clock, Site, now_utc
+from pcm.site.folder_lock import FolderLock
 from pcm.site.intake import Intake
 from pcm.site.rounds import Rounds
 
@@ -96,10 +97,20 @@ class Serving:
     Args:
         folder: The site's folder.
         listen: Another address than the one in `site.yaml`.
+
+    Raises:
+        RequestError: there is no site, or its configuration is wrong.
+        StoreError: `store.in_use`: another process serves it; the database cannot be used.
     """
 
     def __init__(self, folder: Path, *, listen: tuple[str, int] | None = None, clock: Clock = now_utc) -> None:
-        self.site = authority.open_site(folder, clock=clock)
+        configuration.read(folder)  # there is a site at all
+        self._lock = FolderLock(folder)
+        try:
+            self.site = authority.open_site(folder, clock=clock)
+        except BaseException:
+            self._lock.release()
+            raise
         self.intake = Intake(self.site)
         self._faults: list[str] = []
         self.rounds = Rounds(self.site, self.intake, self._on_fault)
@@ -129,6 +140,7 @@ class Serving:
             self.rounds.stop()
             self.intake.stop()
             self.site.close()
+            self._lock.release()
             gc.unfreeze()
         if self._faults:
             raise MachineError("A part of the site died of a fault; its log says more.", code="machine.fault")

@@ -1,6 +1,6 @@
 """The site as people see it: its counts, its keys, and the kit that a new client needs.
 
-Serves every step from outside; `pcm site status`, `pcm key status`, `pcm client installer`. Reads only.
+Serves every step from outside; `pcm site status`, `pcm key status`, `pcm client kit`. Reads only.
 """
 
 from datetime import UTC, datetime

@@ -16,8 +16,9 @@ from joserfc.jwk import OKPKey
 from sqlalchemy import Connection, insert, select, update
 
 from pcm.model.errors import RequestError
-from pcm.protocol.admin import ApiTokenAnswer, ApiTokenView, Role
-from pcm.site.db.tables import api_tokens
+from pcm.protocol.admin import ApiTokenAnswer, ApiTokenView, Page, Role
+from pcm.site.db.tables import AnyRow, api_tokens
+from pcm.site.pages import Slice, moment_cursor, page
 
 AUDIENCE = "pcm-admin-api"
 _ALGORITHM = "Ed25519"
@@ -96,7 +97,16 @@ def revoke(connection: Connection, jti: str, now: datetime) -> None:
         raise RequestError(f"There is no token {jti[:40]!r} that could be revoked.", code="not_found")
 
 
-def list_tokens(connection: Connection) -> tuple[ApiTokenView, ...]:
-    """All tokens, newest first, without the tokens themselves."""
-    rows = connection.execute(select(api_tokens).order_by(api_tokens.c.created.desc(), api_tokens.c.jti))
-    return tuple(ApiTokenView(row.jti, row.name, row.role, row.created, row.expires, row.revoked) for row in rows)
+def list_tokens(connection: Connection, part: Slice) -> Page[ApiTokenView]:
+    """Tokens, newest first, without the tokens themselves."""
+    query = select(api_tokens).order_by(api_tokens.c.created.desc(), api_tokens.c.jti.desc()).limit(part.limit + 1)
+    after = part.moment_and_id()
+    if after is not None:
+        created, jti = after
+        older = (api_tokens.c.created == created) & (api_tokens.c.jti < jti)
+        query = query.where((api_tokens.c.created < created) | older)
+    return page(connection.execute(query).all(), part, _view, lambda row: moment_cursor(row.created, row.jti))
+
+
+def _view(row: AnyRow) -> ApiTokenView:
+    return ApiTokenView(row.jti, row.name, row.role, row.created, row.expires, row.revoked)

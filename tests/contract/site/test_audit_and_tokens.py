@@ -200,3 +200,20 @@ def test_time_passes_for_last_seen(office: Office) -> None:
         row = client_rows.find(connection, client.client_id)
         why = client_views.why(connection, row, None, office.clock())
     assert "7 minutes ago" in why.lines[1].answer
+
+
+def test_tokens_are_listed_in_pages(office: Office) -> None:
+    with office.site.database.write() as connection:
+        for number in range(4):
+            tokens.issue(
+                connection, office.site.token_key, office.site.name, f"t{number}", "viewer", office.clock(), 60
+            )
+    seen, cursor = [], None
+    while True:
+        with office.site.database.read() as connection:
+            part = tokens.list_tokens(connection, Slice(2, cursor))
+        seen += [token.name for token in part.items]
+        cursor = part.next
+        if cursor is None:
+            break
+    assert seen == ["t3", "t2", "t1", "t0", "first administrator"]

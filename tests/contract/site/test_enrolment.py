@@ -7,10 +7,11 @@ import msgspec
 import pytest
 
 from pcm.model.errors import RequestError
-from pcm.protocol.enrolment import EnrolmentAnswer
+from pcm.protocol.enrolment import EnrolmentAnswer, EnrolmentRequest
 from pcm.site import clients as client_rows
 from pcm.site.configuration import Settings
 from pcm.site.db.tables import clients, enrolment_tokens
+from pcm.site.intake import MOST_PENDING, MOST_WRONG
 from pcm.testing.small_site import SmallClient, enrol
 from tests.contract.site.conftest import Office
 
@@ -180,3 +181,65 @@ def test_an_ambiguous_name_is_not_guessed(office: Office) -> None:
     with office.site.database.read() as connection, pytest.raises(RequestError) as raised:
         client_rows.find(connection, "desk")
     assert raised.value.code == "request.ambiguous"
+
+
+def test_no_host_name_stands_in_the_way_of_another_clients_id(office: Office) -> None:
+    victim = office.enrolled("pc-1")
+    for name in (victim.client_id, victim.client_id[:12], victim.client_id.upper()):
+        office.enrolled(name)
+    with office.site.database.read() as connection:
+        for reference in (victim.client_id, victim.client_id[:12]):
+            assert client_rows.find(connection, reference).client_id == victim.client_id
+
+
+def test_a_revoked_client_does_not_keep_its_name(office: Office) -> None:
+    old = office.enrolled("pc-1")
+    revoke(office, old)
+    with office.site.database.read() as connection:
+        assert client_rows.find(connection, "pc-1").client_id == old.client_id
+    new = office.enrolled("PC-1")
+    with office.site.database.read() as connection:
+        assert client_rows.find(connection, "pc-1").client_id == new.client_id
+
+
+def test_wrong_tokens_are_slowed_down_by_source_and_right_ones_are_not(office: Office) -> None:
+    wishes = SmallClient("pc-1").wish(office.site.name, "guess")
+
+    def offer(wish: EnrolmentRequest, source: str) -> str:
+        client = SmallClient(wish.facts.host_name)
+        wish = msgspec.structs.replace(wish, public_key=client.public_pem())
+        try:
+            return office.intake.enrol(wish, client.client_id, source).body.decode()
+        except RequestError as error:
+            return error.code
+
+    most, _ = MOST_WRONG
+    assert [offer(wishes, "192.0.2.1") for _ in range(most + 2)] == ["not_allowed"] * most + ["request.too_many"] * 2
+    assert offer(wishes, "192.0.2.2") == "not_allowed"
+    right = msgspec.structs.replace(wishes, token=office.token())
+    assert '"enrolled"' in offer(right, "192.0.2.1")
+    assert offer(right, "192.0.2.1") == "request.too_many"  # it is used up
+
+
+def test_many_that_want_approval_are_slowed_down_and_known_ones_are_not(office: Office) -> None:
+    first = SmallClient("pc-0")
+    wish = first.wish(office.site.name)
+    most, _ = MOST_PENDING
+    for number in range(most):
+        client = SmallClient(f"pc-{number}") if number else first
+        assert office.intake.enrol(client.wish(office.site.name), client.client_id, "192.0.2.1").status == 202
+    late = SmallClient("late")
+    with pytest.raises(RequestError) as raised:
+        office.intake.enrol(late.wish(office.site.name), late.client_id, "192.0.2.1")
+    assert raised.value.code == "request.too_many"
+    assert office.intake.enrol(wish, first.client_id, "192.0.2.1").status == 202
+
+
+def test_a_token_that_is_tried_again_is_audited(office: Office) -> None:
+    token = office.token()
+    ask(office, SmallClient("pc-1"), token)
+    assert "used already" in refused(office, SmallClient("thief"), token).message
+    assert office.audited()[-1] == "enrolment_token.misuse"
+    before = office.audited()
+    refused(office, SmallClient("thief"), "a guess")
+    assert office.audited() == before

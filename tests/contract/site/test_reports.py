@@ -13,7 +13,10 @@ from pcm.model.errors import PcmError
 from pcm.model.facts import Facts
 from pcm.protocol.report import PAYLOAD_TYPE, Outcome, Refusal, RunResult
 from pcm.site import clients as client_rows
+from pcm.site import reports as report_rows
 from pcm.site.db.tables import assignments, poison, refusals, reports, results
+from pcm.site.pages import Slice
+from pcm.site.set_aside import MOST
 from pcm.testing.small_site import SmallClient
 from pcm.trust import envelopes
 from tests.contract.site.conftest import Office
@@ -319,4 +322,90 @@ def test_a_link_in_the_drop_folder_is_not_followed(open_office: Callable[..., Of
     (drop / f"{client.client_id}.1.json").symlink_to(secret)
     office.rounds.tick()
     assert secret.exists()
-    assert [bytes(row.body) for row in office.rows(poison)] == [b""]
+    assert [bytes(row.body) for row in office.rows(poison)] == [f"{client.client_id}.1.json".encode()]
+
+
+def resume(office: Office, client: SmallClient) -> None:
+    with office.site.database.write() as connection:
+        client_rows.resume(connection, client_rows.find(connection, client.client_id), "tester", office.clock())
+
+
+def gaps(office: Office) -> list[str]:
+    with office.site.database.read() as connection:
+        return [view.client_id for view in client_rows.list_clients(connection, Slice(), None, gap=True).items]
+
+
+def test_after_a_restored_database_reports_go_on_once_somebody_says_so(ready: Office) -> None:
+    client = ready.enrolled()
+    ready.report(client)
+    for _ in range(5):
+        client.report(ready.site.name)  # the site took them, and has forgotten them since
+    lost = client.report(ready.site.name, serial=40)
+    for _ in range(3):
+        assert ready.offer(client, lost).code == "report.gap"
+    [note] = ready.rows(refusals)
+    assert (note.code, note.times) == ("report.gap", 3)
+    assert gaps(ready) == [client.client_id]
+    resume(ready, client)
+    assert ready.offer(client, lost).acknowledged == 7
+    assert gaps(ready) == []
+    assert ready.report(client).acknowledged == 8
+    assert ready.audited()[-1] == "client.resume"
+    # instructions go on above what the client has seen
+    ready.compile()
+    assert ready.instructions(client).serial == 41
+
+
+def test_resuming_lets_no_old_report_in_again(ready: Office) -> None:
+    client = ready.enrolled()
+    old = client.report(ready.site.name)
+    ready.offer(client, old)
+    ready.report(client)
+    envelope, _ = client.sign_report(ready.site.name, 9, "0" * 64)
+    ready.offer(client, envelope)
+    resume(ready, client)
+    other, _ = client.sign_report(ready.site.name, 1, None, serial=7)
+    assert ready.offer(client, old).acknowledged == 2
+    assert ready.client(client).last_seq == 2
+    assert ready.offer(client, other).code == "report.fork"
+
+
+def test_where_nothing_is_missing_nothing_is_resumed(ready: Office) -> None:
+    client = ready.enrolled()
+    envelope, _ = client.sign_report(ready.site.name, 3, "0" * 64)
+    with pytest.raises(PcmError) as raised:
+        resume(ready, client)
+    assert raised.value.code == "client.state"
+    ready.offer(client, envelope)
+    for _ in range(2):
+        ready.report(client)
+    with pytest.raises(PcmError):
+        resume(ready, client)
+    assert ready.client(client).last_report_sha256 == client.previous
+
+
+def test_a_client_that_floods_fills_no_table(ready: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KEPT_WHOLE", "MOST_RESULTS", "MOST_REFUSALS"):
+        monkeypatch.setattr(report_rows, name, 5)
+    client, job = offered(ready)
+    other = ready.enrolled("other")
+    ready.report(other, refusals=(Refusal("clock.behind", ready.clock()),))
+    for number in range(20):
+        said = outcome(ready, client, job, State.WAITING, result=result(ready, run=f"{number:032x}"))
+        refusal = Refusal(f"trust.made_up_{number}", ready.clock())
+        assert not ready.report(client, outcomes=(said,), refusals=(refusal,)).code
+    assert [row.seq for row in ready.rows(reports) if row.envelope and row.seq > 1] == [16, 17, 18, 19, 20]
+    assert [row.run[-2:] for row in ready.rows(results)] == ["0f", "10", "11", "12", "13"]
+    mine = ready.rows(refusals, refusals.c.client == ready.client(client).id)
+    assert len(mine) <= 5
+    assert len(ready.rows(refusals, refusals.c.client == ready.client(other).id)) == 1
+
+
+def test_rubbish_of_one_client_is_kept_in_part_only(ready: Office) -> None:
+    client = ready.enrolled()
+    for number in range(MOST + 5):
+        refused(ready, client, b"rubbish %d" % number)
+    assert len(ready.rows(poison)) == MOST
+    ready.clock.forward(days=40)
+    ready.rounds.forget()
+    assert ready.rows(poison) == []

@@ -76,7 +76,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         reports.append((client_id, body))
         return Answer(200, b'{"acknowledged":7}')
 
-    async def take_enrolment(asked: EnrolmentRequest, client_id: str) -> Answer:
+    async def take_enrolment(asked: EnrolmentRequest, client_id: str, address: str) -> Answer:
+        assert address == "127.0.0.1"
         enrolments.append((asked, client_id))
         return Answer(200, b'{"state":"enrolled"}')
 

@@ -47,7 +47,7 @@ class HttpSite:
         self.before_answer()
         return Answer(200, json.dumps({"acknowledged": report_of(envelope).seq}).encode())
 
-    async def take_enrolment(self, request: EnrolmentRequest, client_id: str) -> Answer:
+    async def take_enrolment(self, request: EnrolmentRequest, client_id: str, _address: str) -> Answer:
         self.enrolments.append((request, client_id))
         if self.answer_enrolment is not None:
             return self.answer_enrolment(request, client_id)

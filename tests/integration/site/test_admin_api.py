@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 
 from pcm.content.objects import pack
-from pcm.protocol.admin import ClientDetail, KeysStatus, MetadataUpload, Page, TargetFile, Why
+from pcm.protocol.admin import ClientDetail, ClientView, KeysStatus, MetadataUpload, Page, TargetFile, Why
 from pcm.protocol.admin_jobs import GroupView, JobDetail, JobPlan, JobView
 from pcm.protocol.admin_packages import PackageDetail, PackageView, PublicationAnswer, TeamView, VersionDetail
 from pcm.protocol.enrolment import ClientConfiguration
@@ -327,3 +328,38 @@ def test_the_other_repositorys_root_is_refused(served: Served) -> None:
     staged.sign(served.small.offline.signer("root-1"))
     upload = MetadataUpload("instructions", "root", staged.to_bytes())
     assert served.call("POST", "/metadata", upload).json()["code"] in {"request.metadata", "request.threshold"}
+
+
+def test_uploads_that_stand_still_keep_nobody_else_waiting(served: Served) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    head = (
+        f"PUT /v1/objects/{'0' * 64} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n"
+        f"Authorization: Bearer {served.small.admin_token}\r\n\r\n"
+    )
+    slow = [socket.create_connection((host, int(port))) for _ in range(40)]
+    try:
+        for each in slow:
+            each.sendall(head.encode() + b"(")
+        begun = time.monotonic()
+        assert served.call("GET", "/site").status_code == 200
+        client = served.enrolled("meanwhile")
+        report = client.report(served.site.name)
+        assert served.as_client(client, "POST", "reports", report).status_code == 200
+        assert time.monotonic() - begun < 10
+    finally:
+        for each in slow:
+            each.close()
+
+
+def test_a_gap_is_resumed_over_http(served: Served) -> None:
+    client = served.enrolled("restored")
+    envelope, _ = client.sign_report(served.site.name, 5, "0" * 64)
+    assert served.as_client(client, "POST", "reports", envelope).status_code == 409
+    listed = served.ask("GET", "/clients", Page[ClientView], gap="true").items
+    assert [each.host_name for each in listed] == ["restored"]
+    lines = served.ask("GET", f"/clients/{client.client_id}/why", Why).lines
+    assert [line.code for line in lines if line.holds is False and "resume" in line.answer] == ["report.gap"]
+    served.ask("POST", f"/clients/{client.client_id}/resume", ClientDetail)
+    assert served.as_client(client, "POST", "reports", envelope).status_code == 200
+    again = served.call("POST", f"/clients/{client.client_id}/resume")
+    assert (again.status_code, again.json()["code"]) == (409, "client.state")

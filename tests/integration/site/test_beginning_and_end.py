@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pcm.model.errors import MachineError, PcmError, RequestError
+from pcm.model.errors import MachineError, PcmError, RequestError, StoreError
 from pcm.site import configuration, initialise
 from pcm.site.configuration import Server, SiteConfiguration
 from pcm.site.serve import Serving
@@ -72,11 +72,37 @@ def test_killed_and_started_again_it_goes_on(small: SmallSite) -> None:
 
 
 def test_a_taken_address_is_named(tmp_path: Path) -> None:
-    with serve_small_site(tmp_path) as served:
-        second = Serving(served.small.folder)
+    with serve_small_site(tmp_path / "one") as served:
+        second = Serving(make_small_site(tmp_path / "two", url=served.url).folder)
         with pytest.raises(MachineError) as raised:
             second.run(signals=False)
         assert raised.value.code == "machine.address"
+
+
+def test_a_folder_is_served_by_one_process_whatever_the_address(small: SmallSite) -> None:
+    with process(small) as running:
+        with pytest.raises(StoreError) as raised:
+            Serving(small.folder, listen=("127.0.0.1", free_port()))
+        assert raised.value.code == "store.in_use"
+        assert str(running.pid) in raised.value.message
+        running.kill()
+        running.wait()
+    with process(small):
+        pass  # a killed one leaves no lock behind
+
+
+def test_what_cannot_be_opened_is_not_locked_either(small: SmallSite) -> None:
+    hidden = small.folder / "keys" / "policy.pem"
+    kept = hidden.read_bytes()
+    hidden.unlink()
+    for _ in range(2):
+        with pytest.raises(PcmError) as raised:
+            Serving(small.folder)
+        assert raised.value.code != "store.in_use"
+    hidden.write_bytes(kept)
+    hidden.chmod(0o600)
+    with process(small):
+        pass
 
 
 def test_readiness_follows_the_folders(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import httpx
 import pytest
 
 from pcm.protocol.admin import Role
+from pcm.site.intake import MOST_WRONG
 from pcm.site.permissions import ENDPOINTS
+from pcm.site.throttle import Throttle
 from pcm.testing.small_site import SmallClient
 from pcm.transport.signing import sign_request
 from tests.integration.site.served import Served
@@ -44,6 +46,7 @@ def test_each_role_may_do_what_the_table_says(
 
 @pytest.mark.parametrize(("method", "path"), list(ENDPOINTS), ids=[" ".join(key) for key in ENDPOINTS])
 def test_nothing_answers_without_a_token(served: Served, method: str, path: str) -> None:
+    served.site.wrong_tokens = Throttle(1000, 60)
     url = f"{served.url}/v1{fill(path)}"
     for headers in (
         {},
@@ -75,7 +78,7 @@ def test_a_revoked_token_is_dead_at_once(served: Served) -> None:
     assert served.call("DELETE", f"/api-tokens/{made['id']}", token=made["token"]).status_code == 403
     assert served.call("DELETE", f"/api-tokens/{made['id']}").status_code == 204
     assert served.call("GET", "/site", token=made["token"]).status_code == 401
-    listed = {each["id"]: each for each in served.call("GET", "/api-tokens").json()}
+    listed = {each["id"]: each for each in served.call("GET", "/api-tokens").json()["items"]}
     assert listed[made["id"]]["revoked"] is not None
     assert "token" not in listed[made["id"]]
 
@@ -117,6 +120,40 @@ def test_roots_and_packages_are_public(served: Served) -> None:
         "distribution/metadata/timestamp.json",
     ):
         assert served.http.get(f"{served.url}/{path}").status_code == 200
+
+
+def test_who_guesses_tokens_is_told_to_wait_and_nobody_else(served: Served, tokens: dict[str, str]) -> None:
+    served.site.wrong_tokens = Throttle(3, 60)
+    assert served.call("GET", "/site", token=tokens["viewer"]).status_code == 200
+    for _ in range(3):
+        assert served.call("GET", "/site", token="a.b.c").status_code == 401
+    answer = served.call("GET", "/site", token="a.b.c")
+    assert (answer.status_code, answer.json()["code"]) == (429, "request.too_many")
+    assert 1 <= int(answer.headers["retry-after"]) <= 61
+    assert served.call("GET", "/site", token=tokens["viewer"]).status_code == 200
+    served.site.wrong_tokens = Throttle(1000, 60)
+
+
+def test_who_guesses_enrolment_tokens_is_told_to_wait(served: Served) -> None:
+    for _ in range(MOST_WRONG[0]):
+        served.enrol(SmallClient("guess"), "guess")
+    answer = served.enrol(SmallClient("guess"), "guess")
+    assert (answer.status_code, answer.json()["code"]) == (429, "request.too_many")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert served.enrolled("invited")
+
+
+def test_a_client_that_floods_is_told_to_wait(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = served.enrolled("flood")
+    monkeypatch.setattr(served.serving.intake, "_floods", Throttle(2, 60))
+    for _ in range(2):
+        report = client.report(served.site.name)
+        assert served.as_client(client, "POST", "reports", report).status_code == 200
+    answer = served.as_client(client, "POST", "reports", client.report(served.site.name))
+    assert answer.status_code == 429
+    assert int(answer.headers["retry-after"]) >= 1
+    other = served.enrolled("calm")
+    assert served.as_client(other, "POST", "reports", other.report(served.site.name)).status_code == 200
 
 
 @pytest.mark.parametrize(

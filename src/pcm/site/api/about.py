@@ -50,7 +50,7 @@ def upload_metadata(call: Call) -> Reply:
 def list_tokens(call: Call) -> Reply:
     """`GET /v1/api-tokens`."""
     with call.site.database.read() as connection:
-        return Reply(tokens.list_tokens(connection))
+        return Reply(tokens.list_tokens(connection, call.slice()))
 
 
 def create_token(call: Call) -> Reply:

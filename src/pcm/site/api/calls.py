@@ -7,6 +7,7 @@ is the HTTP boundary: a fault of the program becomes a 500 and a line in the log
 """
 
 import asyncio
+import hashlib
 import http
 import logging
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from pcm.protocol import codec
 from pcm.protocol.admin import MAX_REQUEST_BYTES, Problem
 from pcm.site import pages, permissions, tokens
 from pcm.site.authority import Site
+from pcm.site.throttle import TooOftenError, source_of
 from pcm.site.tokens import Actor
 
 RECEIVE_S = 60.0
@@ -38,6 +40,7 @@ _STATUSES = {
     "conflict": 409,
     "request.too_large": 413,
     "request.too_slow": 408,
+    "request.too_many": 429,
     "protocol.too_long": 413,
     "store.disk_full": 507,
 }
@@ -113,6 +116,8 @@ async def answer_with(answer: Callable[[Scope, Receive], Any], scope: Scope, rec
         response: Response = await answer(scope, receive)
     except PcmError as error:
         response = problem(status_of(error), error.code, error.message)
+        if isinstance(error, TooOftenError):
+            response.headers["retry-after"] = str(error.wait_s)
     except Exception:  # noqa: BLE001 - the HTTP boundary
         _log.exception("%s %s failed", scope["method"], scope["path"])
         response = problem(500, "internal", "The site failed at this; its log says more.")
@@ -122,11 +127,23 @@ async def answer_with(answer: Callable[[Scope, Receive], Any], scope: Scope, rec
 async def authorise(site: Site, scope: Scope, method: str, path: str) -> Actor:
     """Find out who asks, and whether they may.
 
+    After too many wrong tokens from one address, only those that were right lately are looked at for a while.
+
     Raises:
-        RequestError: `unauthenticated`, `not_allowed`.
+        RequestError: `unauthenticated`, `not_allowed`, `request.too_many`.
     """
     token = bearer(scope)
-    actor = await asyncio.to_thread(_verify, site, token)
+    source = source_of(str((scope.get("client") or ("",))[0]))
+    digest = hashlib.sha256(token.encode()).digest()
+    wait = site.wrong_tokens.wait_s(source)
+    if wait and digest not in site.right_tokens:
+        raise TooOftenError("Too many wrong tokens came from this address.", wait)
+    try:
+        actor = await asyncio.to_thread(_verify, site, token)
+    except RequestError:
+        site.wrong_tokens.count(source)
+        raise
+    site.right_tokens.add(digest)
     permissions.check_permission(actor.role, method, path)
     return actor
 

@@ -16,12 +16,12 @@ def create_enrolment_token(call: Call) -> Reply:
 
 
 def list_clients(call: Call) -> Reply:
-    """`GET /v1/clients?state=`."""
+    """`GET /v1/clients?state=&gap=true`."""
     state = call.query.get("state")
     if state is not None and state not in get_args(ClientState):
         raise RequestError(f"state is one of {', '.join(get_args(ClientState))}.", code="request.query")
     with call.site.database.read() as connection:
-        return Reply(clients.list_clients(connection, call.slice(), state))
+        return Reply(clients.list_clients(connection, call.slice(), state, gap=call.query.get("gap") == "true"))
 
 
 def show_client(call: Call) -> Reply:
@@ -58,6 +58,14 @@ def revoke(call: Call) -> Reply:
     for place in site.logon:
         place.folder.remove_client(client.client_id)
     site.wake.set()
+    return _shown(call, client.client_id)
+
+
+def resume(call: Call) -> Reply:
+    """`POST /v1/clients/{client}/resume`: its reports go on after a gap."""
+    with call.site.database.write() as connection:
+        client = clients.find(connection, call.names["client"])
+        clients.resume(connection, client, call.actor.name, call.site.clock())
     return _shown(call, client.client_id)
 
 

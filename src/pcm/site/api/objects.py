@@ -6,6 +6,7 @@ distribution folder before it is answered.
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import zstandard
 from starlette.responses import Response
@@ -19,6 +20,7 @@ from pcm.site.api.calls import Call, Reply, answer_with, authorise, write_reply
 from pcm.site.authority import Site
 
 PIECE_S = 30.0
+MOST_UPLOADS = 4  # at once; the others wait
 _HEADER = 18  # the longest zstd frame header (RFC 8878, section 3.1.1.1)
 
 
@@ -40,6 +42,8 @@ class ObjectUpload:
         self._site = site
         self._method = method
         self._path = path
+        # an upload keeps its thread while its bytes come: slow ones must not keep the threads that all else needs
+        self._threads = ThreadPoolExecutor(MOST_UPLOADS, thread_name_prefix="upload")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one upload."""
@@ -49,7 +53,8 @@ class ObjectUpload:
         await authorise(self._site, scope, self._method, self._path)
         body = _Body(receive, asyncio.get_running_loop())
         sha256 = scope["path_params"]["sha256"]
-        return write_reply(Reply(await asyncio.to_thread(self._store, sha256, body)))
+        loop = asyncio.get_running_loop()
+        return write_reply(Reply(await loop.run_in_executor(self._threads, self._store, sha256, body)))
 
     def _store(self, sha256: str, body: "_Body") -> ObjectStored:
         head = body.peek(_HEADER)

@@ -31,6 +31,7 @@ RESPONDERS: MappingProxyType[tuple[str, str], Responder] = MappingProxyType(
         ("GET", "/v1/clients/{client}/why"): clients.why,
         ("POST", "/v1/clients/{client}/approve"): clients.approve,
         ("POST", "/v1/clients/{client}/revoke"): clients.revoke,
+        ("POST", "/v1/clients/{client}/resume"): clients.resume,
         ("GET", "/v1/packages"): packages.list_packages,
         ("GET", "/v1/packages/{package}"): packages.show_package,
         ("GET", "/v1/packages/{package}/{version}"): packages.show_version,
