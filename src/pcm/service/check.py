@@ -57,7 +57,7 @@ class Equipment(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What came of a check. `problem`: the first thing that went wrong, for exit codes and people."""
+    """What came of a check. `problem`: what kept new instructions away, not told by `say`; for exit codes and people."""
 
     next_check_s: int
     problem: PcmError | None
@@ -106,12 +106,13 @@ class Check:
         now = it.clock()
         late = clock_problem(it.state, now)  # check 2
         if late is not None:
-            it.say(late.reason)
             it.state.refuse(late.code, now, late.reason[:1000], "this computer's clock")
         asked = self._inbox.refresh(forced=self._forced)  # checks 3 to 7
-        self._tell("instructions", asked)
+        self._tell(
+            "instructions", asked.trace, asked.error if late is not None else None
+        )  # else it is the check's problem
         plan = self._work()  # checks 8 to 13
-        sent = self._report()
+        sent = self._report(asked)
         it.state.touch(inbox.LAST_CHECK, it.clock())
         problem = asked.error if late is None else TrustError(late.reason, code=late.code)
         return Checked(self._pause(plan, asked), problem, sent)
@@ -184,7 +185,7 @@ class Check:
         if inbox.read_header(it.state) is None:
             return
         judged = self._catalogue.refresh()
-        self._tell("packages", judged)
+        self._tell("packages", judged.trace, judged.error)
         for instruction, code, reason in self._catalogue.refused():
             it.say(f"{instruction}: refused. {reason} [{code}]")
         blocked = ""
@@ -239,7 +240,7 @@ class Check:
 
         check_approvals(instruction, program.approvals, policy, self._it.identity.client_id, now)
 
-    def _report(self) -> Sent:
+    def _report(self, asked: Refreshed) -> Sent:
         it = self._it
         header = inbox.read_header(it.state)
         outbox = Outbox(it.state, it.identity, it.configuration, it.machine.boot_id())
@@ -251,15 +252,13 @@ class Check:
         servers = Servers(it.state, LOGON, header.servers.logon if header else (), it.configuration.logon)
         sent = outbox.send(it.network, servers, it.clock)
         it.say(f"{written} reports written, {sent.acknowledged} acknowledged, {sent.waiting} waiting.")
-        if sent.error is not None:
-            it.say(sent.error.message)
+        if sent.error is not None and (asked.error is None or sent.error.code != asked.error.code):
+            it.say(f"reports: {sent.error.message} [{sent.error.code}]")
         return sent
 
-    def _tell(self, what: str, asked: Refreshed) -> None:
-        for line in asked.trace:
+    def _tell(self, what: str, trace: Sequence[str], error: PcmError | None) -> None:
+        for line in (*trace, *(() if error is None else (f"{error.message} [{error.code}]",))):
             self._it.say(f"{what}: {line}")
-        if asked.error is not None:
-            self._it.say(f"{what}: {asked.error.code}: {asked.error.message}")
 
     def _pause(self, plan: Plan, asked: Refreshed) -> int:
         """Seconds until the next check: the site's interval with jitter, sooner if a plan or a server's rest ends before."""

@@ -8,6 +8,7 @@ A refused file changes nothing but a counter of refusals (check 14): what was ve
 expire. Servers are tried in order; each is verified by itself, so asking the next after a forgery believes nothing of the first.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
@@ -187,9 +188,10 @@ def ask_in_order(
         try:
             return ask(server)
         except TrustError as error:  # check 14
-            refusals.append(error)
-            state.refuse(error.code, now, error.message[:1000], server)
-            raise TransferError(f"refused, {error.code}: {error.message}", code=error.code) from error
+            told = TrustError(_shortened(error.message)[:1000], code=error.code, retry=error.retry)
+            refusals.append(told)
+            state.refuse(told.code, now, told.message, server)
+            raise TransferError(f"refused [{told.code}]: {told.message}", code=told.code) from error
         except TransferError as error:
             if error.code == "transfer.refused":
                 state.refuse(error.code, now, error.message[:1000], server)
@@ -198,12 +200,19 @@ def ask_in_order(
     try:
         changed, attempts = servers.ask(question, now, network.chance)
     except TransferError as error:
-        return Refreshed(False, False, (error.message,), refusals[0] if refusals else error)
+        # each fact once: of several servers all are told, one server's refusal is the whole story
+        several = bool(refusals) and len(servers.names) > 1
+        return Refreshed(False, False, (error.message,) if several else (), refusals[0] if refusals else error)
     trace = tuple(
-        f"{each.server}: {each.reason}; {f'{each.code}, {each.message}' if each.code else 'it answered'}"
+        f"{each.server}: {f'{each.message} [{each.code}]' if each.code else f'it answered ({each.reason})'}"
         for each in attempts
     )
     return Refreshed(True, changed, trace)
+
+
+def _shortened(message: str) -> str:
+    """Key ids and hashes by their first digits, as people compare them."""
+    return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1…", message)
 
 
 def read_header(state: State) -> Instructions | None:

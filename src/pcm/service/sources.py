@@ -118,7 +118,7 @@ class Network:
         code = code_of_status(response.status)
         if code is None:
             return response
-        reason = _told(response)
+        reason = response.reason()
         hint = self.clock_hint(response.headers.get("date", "")) if code == "transfer.refused" else ""
         raise TransferError(f"{request.url} answered with status {response.status}{reason}.{hint}", code=code)
 
@@ -157,22 +157,6 @@ class Network:
         self.client.close()
 
 
-def _told(response: Response) -> str:
-    said = b""
-    with response:
-        try:
-            for piece in response.iter_bytes():
-                said += piece[:1024]
-                if len(said) >= 1024:
-                    break
-        except TransferError:
-            return ""
-    kind = response.headers.get("content-type", "")
-    text = said[:200].decode("utf-8", "replace") if kind.startswith(("application/", "text/plain")) else ""
-    text = "".join(letter if letter.isprintable() else " " for letter in text).strip()
-    return f": {text}" if text else ""
-
-
 class Servers:
     """The servers of one kind, and what is remembered of them between checks.
 
@@ -187,12 +171,12 @@ class Servers:
         self._state = state
         self._key = f"servers.{kind}"
         self._ordered = tuple(ordered) or tuple(configured)
-        self._names = tuple(dict.fromkeys((*self._ordered, *configured)))
+        self.names = tuple(dict.fromkeys((*self._ordered, *configured)))
         self.health: _Health = _read_health(state.meta(self._key))
 
     def choices(self, now: datetime, chance: random.Random) -> list[Choice]:
         """Every server in the order in which it is tried, each with its reason."""
-        return order(self._names, self._ordered, self.health, now, chance)
+        return order(self.names, self._ordered, self.health, now, chance)
 
     def forget_refusals(self) -> None:
         """An administrator has asked for a fresh try: servers that refused this client's key are asked again."""
@@ -212,7 +196,7 @@ class Servers:
             self._keep()
 
     def _keep(self) -> None:
-        known = {name: self.health[name] for name in self._names if name in self.health}
+        known = {name: self.health[name] for name in self.names if name in self.health}
         text = msgspec.json.encode(_quantised(known, _read_health(self._state.meta(self._key)))).decode()
         if text != self._state.meta(self._key):
             self._state.set_meta(self._key, text, durable=False)

@@ -6,6 +6,7 @@ lines, frames, totals and times are limited here again, and whatever breaks the 
 parses no HTTP and decodes nothing; that the bytes are the right ones is for `trust` and `content` to find out.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -24,10 +25,13 @@ from pcm.transport.framing import (
     parse_end,
     parse_head,
     parse_hello,
+    printable,
     transfer_error,
 )
 
 GRACE_S = 5.0  # how much longer than the request's own limit the transfer process may take to say that time is up
+MAX_REASON, MAX_SHOWN = 4096, 200  # of a server's own words: bytes looked at, characters shown
+_TEXTS = ("application/json", "application/problem+json", "text/plain")
 
 
 class Source(Protocol):
@@ -114,6 +118,22 @@ class Response:
         """
         return b"".join(self.iter_bytes())
 
+    def reason(self) -> str:
+        """What a server that refuses says itself, for people: one line after a colon, or nothing. It changes nothing."""
+        said = b""
+        try:
+            with self:
+                for data in self.iter_bytes():
+                    said += data[:MAX_REASON]
+                    if len(said) > 64 * 1024:
+                        break
+        except TransferError:
+            return ""
+        if not self.headers.get("content-type", "").startswith(_TEXTS):
+            return ""
+        text = printable(_unpack(said[:MAX_REASON].decode("utf-8", "replace")).strip(), MAX_SHOWN)
+        return f": {text}" if text else ""
+
     def close(self) -> None:
         """Stop here. A body not read to its end costs the transfer process, which is started again when needed."""
         if not self._ended:
@@ -165,8 +185,7 @@ class TransferClient:
         code = code_of_status(response.status)
         if code is None:
             return response
-        said = _reason(response)
-        raise transfer_error(code, f"{request.url} answered with status {response.status}{said}.")
+        raise transfer_error(code, f"{request.url} answered with status {response.status}{response.reason()}.")
 
     def exchange(self, request: Request) -> Response:
         """Ask, and return whatever status the server gives.
@@ -283,20 +302,15 @@ def code_of_status(status: int) -> str | None:
     return None
 
 
-def _reason(response: Response) -> str:
-    """What the server itself says, for people; it never changes what happens."""
-    said = b""
+def _unpack(text: str) -> str:
+    """The human part of a problem in JSON (RFC 9457 `detail` or `title`, or our own `message`) with its code; else the text."""
     try:
-        for data in response.iter_bytes():
-            said += data[:1024]
-            if len(said) > 64 * 1024:
-                break
-    except TransferError:
-        return ""
-    finally:
-        response.close()
-    kind = response.headers.get("content-type", "")
-    if not kind.startswith(("application/json", "application/problem+json", "text/plain")):
-        return ""
-    text = said[:200].decode("utf-8", "replace").strip()
-    return f": {text}" if text else ""
+        problem = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if not isinstance(problem, dict):
+        return text
+    told = [problem.get(name) for name in ("message", "detail", "title")]
+    message = next((each.rstrip(" .") for each in told if isinstance(each, str) and each.strip()), "")
+    code = problem.get("code")
+    return message + (f" [{code}]" if isinstance(code, str) and code else "") or text

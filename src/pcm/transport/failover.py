@@ -71,7 +71,16 @@ def try_each(
 def _nobody(attempts: Sequence[Attempt]) -> TransferError:
     if not attempts:
         return TransferError("No server is configured.", code="transfer.unreachable")
-    told = "; ".join(f"{attempt.server}: {attempt.message}" for attempt in attempts)
     codes = [attempt.code for attempt in attempts]
     code = "transfer.refused" if "transfer.refused" in codes else codes[-1]
-    return TransferError(f"None of {len(attempts)} servers answered. {told}"[:2000], code=code)
+    told = "; ".join(_named(attempt) for attempt in attempts)
+    return TransferError(
+        (told if len(attempts) == 1 else f"None of {len(attempts)} servers helped. {told}")[:2000], code=code
+    )
+
+
+def _named(attempt: Attempt) -> str:
+    """A message with its server, which it may name already."""
+    host = attempt.server.rpartition("//")[2].partition("/")[0].partition(":")[0]
+    names_it = attempt.server in attempt.message or (host and f"{host} port" in attempt.message)
+    return attempt.message if names_it else f"{attempt.server}: {attempt.message}"

@@ -175,10 +175,28 @@ def fetch_reason(headers: dict[str, Any], body: bytes) -> str:
     return caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b'{"code":"not_approved","message":"Wait for approval."}', "Wait for approval [not_approved]"),
+        (b'{"title":"Forbidden","detail":"No such client.","code":"revoked"}', "No such client [revoked]"),
+        (b'{"title":"Forbidden"}', "Forbidden"),
+        (b'{"message":"\\u001b[2Jgone"}', "?[2Jgone"),
+        (b'{"message":{"a":1}}', '{"message":{"a":1}}'),
+        (b'["a"]', '["a"]'),
+        (b"[" * 4000, "[" * 200),
+        (b'{"message":"' + b"x" * 9000, '{"message":"' + "x" * 188),
+    ],
+)
+def test_a_problem_in_json_is_told_in_its_own_words(body: bytes, told: str) -> None:
+    said = fetch_reason({"content-type": "application/problem+json"}, body)
+    assert said == f"http://h/ answered with status 403: {told}."
+
+
 def test_a_servers_own_words_are_shown_if_they_are_text() -> None:
     assert (
         fetch_reason({"content-type": "application/json"}, b'{"code":"x"}')
-        == 'http://h/ answered with status 403: {"code":"x"}.'
+        == "http://h/ answered with status 403: [x]."
     )
     assert fetch_reason({"content-type": "text/html"}, b"<h1>") == "http://h/ answered with status 403."
     assert (

@@ -132,11 +132,20 @@ def test_q191293_the_next_server_is_asked_when_one_does_not_answer() -> None:
 
 def test_when_none_answers_all_are_told() -> None:
     def ask(server: str) -> str:
-        raise TransferError(f"{server} is down", code="transfer.timeout")
+        raise TransferError("a is down" if server == "a" else "out of order", code="transfer.timeout")
 
-    with pytest.raises(TransferError, match=r"None of 2 servers answered\. a: a is down; b: b is down") as caught:
+    with pytest.raises(TransferError, match=r"None of 2 servers helped\. a is down; b: out of order") as caught:
         try_each(choices("a", "b"), ask, {}, NOW, random.Random(1))
     assert caught.value.code == "transfer.timeout"
+
+
+def test_one_server_is_told_once() -> None:
+    def ask(server: str) -> str:
+        raise TransferError(f"{server} is down", code="transfer.timeout")
+
+    with pytest.raises(TransferError) as caught:
+        try_each(choices("a"), ask, {}, NOW, random.Random(1))
+    assert caught.value.message == "a is down"
 
 
 def test_a_refusal_is_told_even_if_another_server_is_just_down() -> None:
