@@ -9,7 +9,7 @@ import contextlib
 import http.client
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -23,13 +23,13 @@ class Front:
     """An HTTP server on 127.0.0.1. `url`: its address. `requests`: method and path of each request, in order.
 
     `upstream`: host and port of the honest server, or None: everything is 404 then. `answers`: path → what the thief says.
-    `take`: asked next; raises KeyError for what is passed on.
+    `stolen`: prefix → the only files that are there, by their names below it; only GETs are taken so.
     """
 
     def __init__(self, upstream: tuple[str, int] | None = None) -> None:
         self.upstream = upstream
         self.answers: dict[str, Answer] = {}
-        self.take: Callable[[str], Answer] | None = None
+        self.stolen: dict[str, Mapping[str, bytes]] = {}
         self.requests: list[tuple[str, str]] = []
         self._stop = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -47,20 +47,10 @@ class Front:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
-    def serve_files(self, prefix: str, files: Mapping[str, bytes]) -> None:
-        """From now on, every GET below `prefix` is answered from `files` (names below it), and nothing else is there."""
-
-        def take(path: str) -> Answer:
-            if not path.startswith(prefix):
-                raise KeyError(path)
-            return files.get(path.removeprefix(prefix))
-
-        self.take = take
-
     def be_honest(self) -> None:
         """Pass everything on again."""
         self.answers.clear()
-        self.take = None
+        self.stolen.clear()
 
     def _accept(self) -> None:
         while not self._stop.is_set():
@@ -89,9 +79,10 @@ class Front:
     def _stolen(self, method: str, path: str) -> Answer:
         if path in self.answers:
             return self.answers[path]
-        if self.take is None or method != "GET":
-            raise KeyError(path)
-        return self.take(path)
+        for prefix, files in self.stolen.items():
+            if method == "GET" and path.startswith(prefix):
+                return files.get(path.removeprefix(prefix))
+        raise KeyError(path)
 
     def _ask_upstream(self, method: str, path: str, headers: list[tuple[str, str]], body: bytes) -> bytes:
         if self.upstream is None:
