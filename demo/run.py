@@ -62,16 +62,17 @@ def first_act(site: Site, client: Client, deb: Path, claims: Claims) -> None:
     client.enrol()
     say("The administrator orders a job for all clients.")
     job = site.order("tree")
-    say("On the client the service looks for instructions. Nobody is logged on. It runs as root.")
+    say(
+        "On the client the service looks for instructions. Nobody is logged on."
+        + (" It runs as root." if client.computer.is_root else "")
+    )
     client.check()
     tree = client.installed_file("usr/bin/tree")
     listing = client.computer.run(["ls", "-l", tree])
     shown(listing.stdout)
-    claims.check(
-        listing.returncode == 0 and " root root " in listing.stdout,
-        f"{tree} is there and belongs to root",
-        listing.stderr,
-    )
+    claims.check(listing.returncode == 0, f"{tree} is there", listing.stderr)
+    if client.computer.is_root:
+        claims.check(" root root " in listing.stdout, "it belongs to root", listing.stdout)
     _show_that_users_cannot_write(client, tree, claims)
     say("The administrator sees the result.")
     claims.check("succeeded" in site.pcm("job", "show", job), "pcm job show says: succeeded")
@@ -123,7 +124,7 @@ def _suffer(thief: Thief, attack: Attack, client: Client, claims: Claims) -> str
 
 def _show_that_users_cannot_write(client: Client, path: str, claims: Claims) -> None:
     if not client.computer.is_root:
-        missing("an ordinary user's attempt to write there needs a second account, and so root")
+        missing("a folder of root's, and an ordinary user's attempt to write there, need a second account and so root")
         return
     for attempt in (["touch", path], ["rm", "-f", path], ["touch", str(Path(path).with_name("intruder"))]):
         tried = client.computer.run(attempt, user=NOBODY)
