@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import pytest
 
 from pcm.cli.main import run as run_pcm
-from tests.e2e.booted_host import LENT, BootedHost
+from tests.e2e.booted_host import LENT, ROOT, BootedHost
 
 T = TypeVar("T")
 Answer = subprocess.CompletedProcess[str]
@@ -222,8 +222,11 @@ class Client:
         self.host = host
         self._site = site
         self._properties = properties
-        # as an installation would: found by `python3 -I` too, which looks at no environment variable
-        host.path("/usr/local/lib/python3.11/dist-packages/pcm.pth").write_text("\n".join(LENT.values()) + "\n")
+        # as an installation would: administrators' own whoever owns the checkout, and found by `python3 -I` too
+        library = host.path("/usr/local/lib/python3.11/dist-packages")
+        copy = ["cp", "-r", "--preserve=timestamps", str(ROOT / "src" / "pcm"), str(library)]
+        subprocess.run(copy, check=True, capture_output=True, umask=0o022)
+        (library / "lent.pth").write_text("\n".join(LENT.values()) + "\n")
         unit = UNIT.replace("[Service]\n", "\n".join(["[Service]", *properties, ""]))
         host.path("/etc/systemd/system/pcmsvc.service").write_text(unit)
         site.pcm("client", "kit", "--out", str(host.path(KIT)))
