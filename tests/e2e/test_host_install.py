@@ -193,6 +193,10 @@ def test_the_program_is_a_transient_service_of_its_own(seen: Seen, client: Clien
 def test_q189809_q181118_an_ordinary_user_changes_nothing_and_reads_no_secret(seen: Seen, client: Client) -> None:
     assert seen.forbidden.stdout.splitlines() == [ALLOWED], seen.forbidden.stderr
     assert client.host.run("dpkg", "--verify", "pcm-proof").stdout == ""
+    # a user's own program passes through the first two to its package; nobody can list them
+    modes = {"": "711", "/staging": "711", "/metadata": "700", "/runs": "700", "/store": "700"}
+    found = client.host.run("stat", "-c", "%U:%G %a", *(f"/var/lib/pcm{name}" for name in modes)).stdout
+    assert found.splitlines() == [f"root:root {mode}" for mode in modes.values()]
     shown = client.pcmapp("show", "pcm-proof")
     assert "secret of the output" not in shown
     refused = client.as_alice("/usr/bin/python3", "-m", "pcm.service.main", "sync")
