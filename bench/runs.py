@@ -91,7 +91,7 @@ def run_all(home: Path, size: int, spent: Sample) -> float:
             context.journal.take_in(wanted, _now())
             connection.execute("INSERT INTO manifests (sha256, body) VALUES (?, ?)", (sha256, body))
         context.store.add(manifest.files[0].sha256, len(_FILE), [_FILE], "bench")
-        took = undisturbed_ms(lambda: _spend(spent, lambda: drain(context, lambda: _situation(context))))
+        took = undisturbed_ms(lambda: _spend(spent, lambda: drain(context, lambda _: _situation(context))))
         states = {record.state for record in context.journal.records()}
         if states != {Stage.SUCCEEDED} or state.rows("SELECT count(*) FROM ledger") != [(size,)]:
             raise RuntimeError(f"not every program ran: {states}")

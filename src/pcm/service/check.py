@@ -5,7 +5,7 @@ checks. A server that does not answer, or whose files are refused, never ends it
 as long as its signatures hold (KB Q191293), and what happened is told. Planning happens at every check (KB Q163488).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +25,7 @@ from pcm.service.outbox import Outbox, Sent
 from pcm.service.outlook import BLOCKED, Outlook, clock_problem, local_zone
 from pcm.service.places import Places
 from pcm.service.plan import Plan, Situation
+from pcm.service.records import InstructionRecord
 from pcm.service.sources import LOGON, Network, Servers
 from pcm.service.state import State
 
@@ -169,7 +170,7 @@ class Check:
         Journal(it.state).adopt(plan, it.clock())
         return plan
 
-    def _look(self) -> Situation:
+    def _look(self, records: Iterable[InstructionRecord]) -> Situation:
         """The situation before each plan of a drain.
 
         Raises:
@@ -177,7 +178,7 @@ class Check:
         """
         if self._it.stopping():
             raise MachineError("The service was told to stop; the next check goes on.", code="service.stopping")
-        return self._outlook.situation(Journal(self._it.state).records(), self._it.clock())
+        return self._outlook.situation(records, self._it.clock())
 
     def _judge_again(self) -> None:
         """Checks 8 to 11. What trust refuses blocks everything new until a server's files hold; silence blocks nothing."""

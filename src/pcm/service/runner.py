@@ -7,7 +7,7 @@ due.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from pcm.model.assignment import State as Stage
 from pcm.model.errors import PcmError
@@ -15,6 +15,7 @@ from pcm.service import faults
 from pcm.service.journal import Change
 from pcm.service.plan import Line, Plan, Situation
 from pcm.service.planner import plan
+from pcm.service.records import InstructionRecord
 from pcm.service.recovery import sweep
 from pcm.service.steps.check import check
 from pcm.service.steps.cleanup import cleanup
@@ -40,11 +41,15 @@ STEPS: tuple[tuple[str, Step], ...] = (
 """A step that returns a change has ended the run; only the last one still comes then."""
 
 
-def drain(context: Context, look: Callable[[], Situation]) -> Plan:
+Look = Callable[[Collection[InstructionRecord]], Situation]
+"""Gives the situation of this moment, for these instructions."""
+
+
+def drain(context: Context, look: Look) -> Plan:
     """Plan and run until nothing is due, then bring content early for what waits. One instruction never runs twice in one drain.
 
     Args:
-        look: Gives the situation of this moment, asked before each plan.
+        look: Asked before each plan.
 
     Returns:
         The last plan, adopted by the journal.
@@ -57,7 +62,7 @@ def drain(context: Context, look: Callable[[], Situation]) -> Plan:
     tried: set[str] = set()
     while True:
         now = context.clock()
-        current = plan(records.values(), look(), now)
+        current = plan(records.values(), look(records.values()), now)
         if context.journal.adopt(current, now):
             records = {record.id: record for record in context.journal.records()}
         faults.reach("plan.adopted")

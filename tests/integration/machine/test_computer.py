@@ -24,7 +24,7 @@ def test_this_machine_is_the_one_for_this_system() -> None:
     assert isinstance(this_machine(), LinuxMachine)
 
 
-def test_q185347_a_program_runs_and_is_forgotten_through_the_one_object(machine: Machine, tmp_path: Path) -> None:
+def test_a_program_runs_and_is_forgotten_through_the_one_object(machine: Machine, tmp_path: Path) -> None:
     launch = Launch("ab" * 16, ("/bin/echo", "hello"), Path("/"), tmp_path / "run" / "output", 10)
     reference = machine.reference_of(launch)
     ended = machine.start(launch, reference).wait()

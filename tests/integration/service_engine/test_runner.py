@@ -384,7 +384,7 @@ def test_q172872_a_users_program_runs_as_that_user(make: Make) -> None:
     client.take_in(client.instruction())
     drain(client.context, client.situation)
     assert only(client).code == "wait.presence"
-    drain(client.context, lambda: replace(client.situation(), presence=Presence(("nobody",), "nobody")))
+    drain(client.context, lambda _: replace(client.situation(), presence=Presence(("nobody",), "nobody")))
     [run] = client.context.history.runs(only(client).id, 1)
     assert run.result is not None
     assert (run.run_as, run.result.output_tail) == ("nobody", "nobody\n")

@@ -85,7 +85,7 @@ def output_of(client: Client) -> str:
 
 
 def check_as(client: Client, user: int) -> None:
-    drain(client.context, lambda: replace(client.situation(), presence=Presence((str(user),), str(user))))
+    drain(client.context, lambda _: replace(client.situation(), presence=Presence((str(user),), str(user))))
 
 
 def test_q172872_it_runs_as_the_user_and_reads_its_package_and_nothing_else(client: Client) -> None:

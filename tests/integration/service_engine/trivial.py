@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from pcm.service.machine.here import this_machine
 from pcm.service.machine.interface import Machine
 from pcm.service.machine.linux.computer import LinuxMachine
 from pcm.service.plan import Plan, Situation
+from pcm.service.records import InstructionRecord
 from pcm.service.state import State
 from pcm.service.work import Context
 
@@ -151,9 +152,9 @@ class Client:
                 "INSERT OR IGNORE INTO manifests VALUES (?, ?)", (hashlib.sha256(body).hexdigest(), body)
             )
 
-    def situation(self) -> Situation:
+    def situation(self, records: Iterable[InstructionRecord] | None = None) -> Situation:
         """As the worker would find it."""
-        wanted = {record.manifest_sha256 for record in self.context.journal.records()}
+        wanted = {record.manifest_sha256 for record in records or self.context.journal.records()}
         return Situation(
             client_id=CLIENT,
             facts=Facts(host_name="host", platform="linux-x86_64"),
