@@ -16,10 +16,18 @@ FILES = 64
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38  # linux/prctl.h
 _SECCOMP_MODE_FILTER = 2
 _ALLOW, _EPERM = 0x7FFF0000, 0x00050001  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with EPERM
-# machine: (AUDIT_ARCH, numbers of execve, execveat, ptrace, process_vm_readv, process_vm_writev, io_uring_setup)
+# machine: (AUDIT_ARCH, numbers of execve, execveat, ptrace, process_vm_readv, process_vm_writev, io_uring_setup; then, of its
+# own end, which must come with its parent's, prctl, unshare, setns; of others under its account kill, tkill, rt_sigqueueinfo,
+# rt_tgsigqueueinfo, pidfd_send_signal, pidfd_getfd; of the kernel bpf, userfaultfd, perf_event_open, keyctl, add_key)
 _CALLS = {
-    "x86_64": (0xC000003E, (59, 322, 101, 310, 311, 425)),
-    "aarch64": (0xC00000B7, (221, 281, 117, 270, 271, 425)),
+    "x86_64": (
+        0xC000003E,
+        (59, 322, 101, 310, 311, 425, 157, 272, 308, 62, 200, 129, 297, 424, 438, 321, 323, 298, 250, 248),
+    ),
+    "aarch64": (
+        0xC00000B7,
+        (221, 281, 117, 270, 271, 425, 167, 97, 268, 129, 130, 138, 240, 424, 438, 280, 282, 241, 219, 217),
+    ),
 }
 
 
@@ -61,7 +69,7 @@ def _limit(kind: int, limit: int) -> bool:
 
 
 def _forbid_exec(libc: ctypes.CDLL) -> bool:
-    """Install a seccomp filter: starting programs and looking into other processes fail with EPERM, the rest is allowed."""
+    """Install a seccomp filter: what `_CALLS` names fails with EPERM, the rest is allowed."""
     known = _CALLS.get(os.uname().machine)
     if known is None:
         return False

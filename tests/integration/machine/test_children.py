@@ -184,7 +184,7 @@ def test_accounts_by_name_number_and_role() -> None:
     assert account_named("system").user_id == os.geteuid()
     assert account_named("4000000000") == Account(4000000000, 4000000000)
     assert groups_of(Account(4000000000, 4000000000)) == [4000000000]
-    assert transfer_account("root", "x").user_id == 0
+    assert transfer_account("nobody", "x") == account_named("nobody")
     unnamed = transfer_account("_nobody-of-that-name", "one")
     assert unnamed == transfer_account("_nobody-of-that-name", "one")
     assert unnamed != transfer_account("_nobody-of-that-name", "two")
