@@ -58,7 +58,8 @@ def _end(run: RunRecord, context: Context) -> str:
     end_run(run, context.journal.record(run.instruction), manifest, ended, context)
     faults.reach("recovery.committed")
     if reference is not None:
-        context.machine.forget(reference)
+        with contextlib.suppress(MachineError):  # something is mounted in its temporary folder: it is over all the same
+            context.machine.forget(reference)
     return run.instruction
 
 

@@ -86,6 +86,19 @@ def test_a_run_folder_without_a_pipe_means_nobody_holds_it(
     assert ids(FoundTree(reference)) == set()
 
 
+@pytest.mark.needs("users")
+def test_a_daemon_to_which_a_user_handed_the_pipe_does_not_die_for_it(
+    reference: RunReference, started: list[subprocess.Popen[bytes]]
+) -> None:
+    """A user can take the pipe from a program that runs as that user, and send it to whatever takes descriptors."""
+    output = ProgramOutput.create(Path(reference.output_path), 1000)
+    daemon = sleeper(started, "", stdout=output.program_end)
+    theirs = sleeper(started, "", stdout=output.program_end, user=65534, group=65534, extra_groups=[])
+    output.close()
+    assert ids(FoundTree(reference._replace(user_id=65534))) == {theirs.pid}
+    assert daemon.poll() is None
+
+
 def test_once_recognised_stays_recognised(reference: RunReference, started: list[subprocess.Popen[bytes]]) -> None:
     output = ProgramOutput.create(Path(reference.output_path), 1000)
     shell = subprocess.Popen(

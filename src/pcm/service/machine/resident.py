@@ -44,16 +44,11 @@ def start_own(module: str, arguments: tuple[str, ...], stdin: int, stdout: int) 
     Raises:
         OSError: the system has no room for another process.
     """
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name in {"PATH", "LANG", "TZ", "PCM_FAULT"} or name.startswith("COV_CORE")
-    }
     actions: list[tuple[int, int, int]] = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
     process_id = os.posix_spawn(
         sys.executable,
         [sys.executable, *_to_start(module), *arguments],
-        environment,
+        _environment(),
         file_actions=actions,
         setsid=True,
     )
@@ -66,7 +61,15 @@ def become_own(module: str, arguments: tuple[str, ...]) -> "NoReturn":
     Raises:
         OSError: the interpreter cannot be started again.
     """
-    os.execv(sys.executable, [sys.executable, *_to_start(module), *arguments])  # noqa: S606 - our own program, no shell
+    # little of the environment: a package that starts the service anew would otherwise leave its run's mark here, and recovery
+    # would end this process as a part of that run
+    environment = _environment("NOTIFY_SOCKET")
+    os.execve(sys.executable, [sys.executable, *_to_start(module), *arguments], environment)  # noqa: S606 - ours, no shell
+
+
+def _environment(*more: str) -> dict[str, str]:
+    kept = {"PATH", "LANG", "TZ", "PCM_FAULT", *more}
+    return {name: value for name, value in os.environ.items() if name in kept or name.startswith("COV_CORE")}
 
 
 def _to_start(module: str) -> tuple[str, ...]:

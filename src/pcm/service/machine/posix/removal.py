@@ -89,7 +89,9 @@ def _unlink(folder: int, name: str) -> bool:
     except FileNotFoundError:
         return True
     except IsADirectoryError:
-        return False  # not looked at any closer: that would ask whatever a user has mounted there, and could wait for ever
+        return (
+            False  # not looked at any closer: that would ask whatever a user has mounted there, and could wait for ever
+        )
     except PermissionError:
         # POSIX leaves EPERM to unlink of a folder, Linux says EISDIR; a file that may not be removed also says EPERM
         if not stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
