@@ -12,7 +12,7 @@ from datetime import datetime
 from pcm.model.errors import RequestError
 from pcm.service.plan import Action, Finding, Line, Plan, Situation
 from pcm.service.planner_case import SETTLED, Case, Desk, make_case, make_desk, removes
-from pcm.service.planner_rules import FETCH_MEANWHILE, RULES, user_of
+from pcm.service.planner_rules import FETCH_MEANWHILE, RULES, pause_of, user_of
 from pcm.service.records import InstructionRecord
 
 
@@ -87,13 +87,12 @@ def _run_as(case: Case, desk: Desk) -> str:
 
 def _may_fetch(case: Case, desk: Desk, decisive: Finding) -> bool:
     """Tell whether content may come while the instruction waits: it is offered, not here yet, and no back-off runs."""
-    pause = case.record.not_before
     return (
         decisive.code in FETCH_MEANWHILE
         and not case.record.fetched
         and case.manifest is not None
         and bool(case.manifest.files)
-        and (pause is None or pause <= desk.now)
+        and pause_of(case, desk) is None
     )
 
 

@@ -15,6 +15,7 @@ from pcm.service.plan import Action, Finding
 from pcm.service.planner_case import DONE_WELL, Case, Desk
 
 Rule = Callable[[Case, Desk], Finding]
+LONGEST_PAUSE = timedelta(hours=8)  # of `verdicts.back_off`, and a little more
 
 
 def target(case: Case, _desk: Desk) -> Finding:
@@ -193,10 +194,16 @@ def deferral(case: Case, desk: Desk) -> Finding:
     return _yes("request", f"It was postponed until {_at(until)}; that time is over.")
 
 
+def pause_of(case: Case, desk: Desk) -> datetime | None:
+    """Until when it may not be tried again. No pause is longer than the longest: a later end was written by a wrong clock."""
+    until = case.record.not_before
+    return until if until is not None and desk.now < until <= desk.now + LONGEST_PAUSE else None
+
+
 def retry(case: Case, desk: Desk) -> Finding:
     """The back-off after a failed try is over."""
-    until = case.record.not_before
-    if until is not None and desk.now < until:
+    until = pause_of(case, desk)
+    if until is not None:
         state = Stage.REFUSED if case.record.state is Stage.REFUSED else Stage.WAITING
         action = Action.REFUSE if state is Stage.REFUSED else Action.WAIT
         code, text = case.record.code, case.record.reason
