@@ -13,6 +13,7 @@ Others can pass through the state folder and `staging` to a package directory th
 by a path with 128 random bits; they can list neither folder, and read nothing else in them.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -112,6 +113,7 @@ def create_places(places: Places) -> None:
     Raises:
         MachineError: `machine.write` or `machine.unprotected`; StoreError: `store.full`.
     """
+    _refuse_links(places)
     for folder, mode in (
         (places.config, 0o755),
         (places.runtime, 0o755),
@@ -135,11 +137,20 @@ def create_places(places: Places) -> None:
             raise storing_error(error, folder) from error
 
 
+def _refuse_links(places: Places) -> None:
+    """Nothing is made, and no mode changed, through a link: `--home` may name a folder that somebody else has prepared."""
+    own = (places.config, places.runtime, places.state, places.staging, places.metadata, places.store, places.runs)
+    link = next((path for path in (places.home, *own) if path is not None and path.is_symlink()), None)
+    if link is not None:
+        raise MachineError(f"{link} is a symbolic link; name the real folder.", code="machine.unprotected")
+
+
 def find_problems(places: Places, machine: Machine) -> list[Problem]:
     """Name each way in which somebody other than an administrator could change the service: folders, key, own program."""
     paths = [places.config, places.state, places.runtime]
-    paths += [path for path in (places.configuration, places.instructions_root, places.packages_root) if path.exists()]
-    paths += [path for path in (places.identity, places.database) if path.exists()]
+    files = (places.configuration, places.instructions_root, places.packages_root, places.identity, places.database)
+    folders = (places.metadata, places.store, places.staging, places.runs)
+    paths += [path for path in (*files, *folders) if os.path.lexists(path)]
     problems = [problem for path in paths for problem in machine.check_protected(path)]
     for program in _own_program():
         problems += machine.check_protected(program)
@@ -164,5 +175,10 @@ def require_protected(places: Places, machine: Machine) -> None:
 
 
 def _own_program() -> tuple[Path, ...]:
-    """The interpreter and the folder of this very code."""
-    return (Path(sys.executable).resolve(), Path(__file__).resolve().parents[1])
+    """The interpreter, the folder of this very code, and every other place that its modules come from."""
+    searched = (Path(entry) for entry in sys.path if entry.startswith("/"))
+    return tuple(
+        dict.fromkeys(
+            path.resolve() for path in (Path(sys.executable), Path(__file__).parents[1], *searched) if path.exists()
+        )
+    )

@@ -82,6 +82,8 @@ class LinuxMachine:
         while not path.exists() and path != path.parent:
             path = path.parent
         status = os.statvfs(path)
+        if status.f_files and not status.f_favail:
+            return 0  # no name is left for a file, however small
         return status.f_bavail * status.f_frsize
 
     def check_protected(self, path: Path) -> list[Problem]:
