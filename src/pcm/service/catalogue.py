@@ -16,6 +16,7 @@ from pcm.model.errors import PcmError, RequestError, StoreError, TransferError
 from pcm.model.instruction import Instruction
 from pcm.protocol.enrolment import ClientConfiguration
 from pcm.protocol.policy import SitePolicy, read_policy, write_policy
+from pcm.service import faults
 from pcm.service.inbox import (
     OLDER_ORDER,
     PACKAGES_DUE,
@@ -137,6 +138,7 @@ class Catalogue:
             instruction.id: (getattr(verdicts[instruction.id], "error", None), evidence[instruction.id])
             for instruction in wanted
         }
+        faults.reach("packages.verified")
         with self._state.transaction():
             self._state.store_floors(PACKAGES, floors)
             self._state.set_meta(CURRENT_PACKAGES, str(number + 1))
@@ -144,6 +146,7 @@ class Catalogue:
             self._state.set_meta(POLICY, write_policy(packages.policy).decode())
             self._state.set_meta(PACKAGES_DUE, "")
             changed = self._store_verdicts(wanted, found)
+        faults.reach("packages.committed")
         manifests.forget_others({instruction.manifest.sha256 for instruction in wanted})
         remove_other_folders(self._places, PACKAGES, number + 1)
         return changed

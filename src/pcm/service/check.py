@@ -141,12 +141,19 @@ class Check:
     def _reconcile(self) -> None:
         open_runs = self._it.state.rows("SELECT 1 FROM runs WHERE finished = 0 LIMIT 1")
         waiting = self._it.state.rows("SELECT 1 FROM instructions WHERE state = 'restart_pending' LIMIT 1")
-        if not open_runs and not waiting:
+        if not open_runs and not waiting and not self._has_staged():
             return
         from pcm.service.recovery import reconcile  # noqa: PLC0415 - 40 ms that an idle poll does not need
 
         for changed in reconcile(self._context()):
             self._it.say(f"{changed}: what was left open is settled.")
+
+    def _has_staged(self) -> bool:
+        """Whether a package directory lies about: killed after its result was recorded, a run left it behind."""
+        try:
+            return any(self._it.places.staging.iterdir())
+        except FileNotFoundError:
+            return False
 
     def _work(self) -> Plan:
         """Plan; before anything is fetched or runs, ask what packagers say now; then run until nothing is due."""

@@ -1,6 +1,6 @@
 """Points at which a test may kill the service, to show that nothing is lost and nothing runs twice.
 
-Serves steps 8–11 and recovery. Service code calls `reach` after each journalled step and around each commit that matters; that
+Serves steps 6–12 and recovery. Service code calls `reach` after each journalled step and around each commit that matters; that
 does nothing, unless a test started this process with `--home DIR` (never the installed service) and `PCM_FAULT` names the point.
 Then the process kills itself as `kill -9` would. It never changes what the code does in any other way.
 """
@@ -14,6 +14,10 @@ from pcm.model.errors import RequestError
 VARIABLE = "PCM_FAULT"
 _STEPS = ("check", "fetch", "stage", "consent", "run", "detect", "cleanup")
 POINTS: tuple[str, ...] = (
+    "instructions.verified",  # a copy of the metadata lies ready, nothing points to it yet
+    "instructions.committed",  # floors, serial and pointer moved; the old copy is still there
+    "packages.verified",
+    "packages.committed",
     "plan.adopted",
     *(f"{step}.{phase}" for step in _STEPS for phase in ("begin", "end")),
     "run.before_started",  # everything is ready, nothing is recorded
@@ -22,6 +26,9 @@ POINTS: tuple[str, ...] = (
     "run.ended",  # its tree is gone, its result is in memory
     "result.before_commit",
     "result.committed",
+    "report.written",  # signed and stored, not sent
+    "report.taken",  # the site has it, this client does not know yet
+    "report.acknowledged",
     "recovery.found",  # an open run was found, nothing is done about it yet
     "recovery.ended",  # its end is known, not recorded
     "recovery.committed",

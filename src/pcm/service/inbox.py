@@ -20,6 +20,7 @@ from pcm.model.errors import PcmError, RequestError, StoreError, TransferError, 
 from pcm.model.instruction import Instruction
 from pcm.protocol.enrolment import ClientConfiguration
 from pcm.protocol.instructions import Instructions, read_instructions, write_instructions
+from pcm.service import faults
 from pcm.service.journal import Journal, Verified
 from pcm.service.places import Places
 from pcm.service.records import to_text, to_time
@@ -139,6 +140,7 @@ class Inbox:
             fetch=self._network.logon_files(server, timestamp),
             now=self._clock(),
         )
+        faults.reach("instructions.verified")
         now = self._clock()
         changed = verified.changed or not self._state.meta(HEADER)
         with self._state.transaction():  # check 7
@@ -153,6 +155,7 @@ class Inbox:
                 header = replace(verified.instructions, instructions=())
                 self._state.set_meta(HEADER, write_instructions(header).decode())
                 self._state.set_meta(PACKAGES_DUE, "1")
+        faults.reach("instructions.committed")
         self._note_contact(server)
         remove_other_folders(self._places, "instructions", number + 1)
         return changed

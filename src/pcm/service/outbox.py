@@ -21,7 +21,7 @@ from pcm.model.facts import Facts
 from pcm.protocol import codec
 from pcm.protocol.enrolment import ClientConfiguration
 from pcm.protocol.report import MAX_BYTES, PAYLOAD_TYPE, Outcome, Refusal, Report, write_report
-from pcm.service import ledger
+from pcm.service import faults, ledger
 from pcm.service.identity import Identity
 from pcm.service.journal import Journal
 from pcm.service.machine.durable import write_all
@@ -127,6 +127,7 @@ class Outbox:
             self._state.mark_refusals_reported([record.seq for record in refusals], report.seq)
             self._state.set_meta(FACTS, told_facts)
             self._state.set_meta(STOOD_ON, stood_on)
+        faults.reach("report.written")
         return True
 
     def _last(self) -> tuple[int, str | None]:
@@ -199,8 +200,10 @@ class Outbox:
                         self._state.set_meta(REFUSED, str(seq))
                         self._state.refuse(error.code, clock(), error.message[:1000], "outbox")
                 return Sent(acknowledged, self.waiting(), error)
+            faults.reach("report.taken")
             if taken >= seq:
                 self.acknowledge(seq, clock())
+                faults.reach("report.acknowledged")
                 acknowledged += 1
         return Sent(acknowledged, self.waiting())
 
