@@ -73,7 +73,7 @@ def read_kit(data: bytes) -> Kit:
     for address in (*configuration.logon, *configuration.distribution):
         parse_location(address)
     for name in ("instructions_root", "packages_root"):
-        _check_root(name, getattr(configuration, name))
+        check_root(f"The kit's {name}", getattr(configuration, name))
     token: _Token = codec.parse(_Token, data, kind="kit", max_bytes=MAX_BYTES)
     return Kit(configuration, token.token)
 
@@ -171,17 +171,19 @@ def _check_free(places: Places, configuration: ClientConfiguration) -> None:
         )
 
 
-def _check_root(name: str, text: str) -> None:
-    """A look at the shape only; `trust` verifies it each time it is used."""
+def check_root(name: str, text: str) -> None:
+    """A look at the shape only; `trust` verifies it each time it is used.
+
+    Raises:
+        RequestError: `request.kit`, it is no root.
+    """
     try:
         signed = json.loads(text)["signed"]
         if signed["_type"] == "root":
             return
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
-    raise RequestError(
-        f"The kit's {name} is no TUF root metadata; ask the administrator for a new kit.", code="request.kit"
-    )
+    raise RequestError(f"{name} is no TUF root metadata; ask the administrator for a new kit.", code="request.kit")
 
 
 def _ask(network: Network, server: str, body: bytes, identity: Identity) -> EnrolmentAnswer:

@@ -5,14 +5,16 @@ each server one question, and never stops at the first problem.
 """
 
 import functools
+import json
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 
-from pcm.model.errors import PcmError
+from pcm.model.errors import PcmError, TrustError
 from pcm.protocol.enrolment import ClientConfiguration
 from pcm.protocol.local import Requirement
 from pcm.service.configuration import load_configuration
+from pcm.service.enrolment import check_root
 from pcm.service.identity import Identity, load_identity
 from pcm.service.inbox import read_header, read_root
 from pcm.service.machine.interface import Machine
@@ -76,6 +78,9 @@ def _administrator(machine: Machine) -> Requirement:
 def _roots(places: Places) -> Requirement:
     for path in (places.instructions_root, places.packages_root):
         data = _try(functools.partial(read_root, path))
+        if not isinstance(data, PcmError):
+            wrong = _try(functools.partial(check_root, f"The pinned root {path}", data.decode("utf-8", "replace")))
+            data = wrong if isinstance(wrong, PcmError) else data
         if isinstance(data, PcmError):
             return _no("pinned roots", data, "enrol again with the administrator's kit: pcmsvc enroll --kit FILE")
     return Requirement("pinned roots", True, "of the instruction and of the package repository")
@@ -124,15 +129,22 @@ def _servers(
     places: Places, machine: Machine, enrolled: _Enrolment, clock: Callable[[], datetime]
 ) -> Iterator[Requirement]:
     configuration, identity = enrolled
-    logon, distribution = _addresses(places, configuration, clock())
-    client = TransferClient(TransferStart(machine, configuration), transfer_settings(configuration))
+    known = _try(lambda: _addresses(places, configuration, clock()))
+    logon, distribution = (
+        (configuration.logon, configuration.distribution) if isinstance(known, PcmError) else known
+    )  # what is wrong with the database is told under its own name
+    start = _try(lambda: TransferStart(machine, configuration))
+    if isinstance(start, PcmError):
+        yield _no("network side", start, "name another transfer_account in the kit and enrol again; or see the message")
+        return
+    client = TransferClient(start, transfer_settings(configuration))
     network = Network(client, identity, clock)
     try:
         yield _network_side(client, machine)
         yield _any_answers(
             "logon server",
             logon,
-            lambda server: network.poll(server, None),
+            lambda server: _ask_logon(network, server, clock()),
             "lets this client read its instruction file",
         )
         yield _any_answers(
@@ -184,6 +196,26 @@ def _any_answers(name: str, servers: tuple[str, ...], ask: Callable[[str], objec
         else "check the network, the address, and that the server runs"
     )
     return Requirement(name, False, "; ".join(failures) or "none is configured", remedy)
+
+
+def _ask_logon(network: Network, server: str, now: datetime) -> None:
+    """Whether a server has a file for this client that still holds by this clock. Read, not verified: a check does that.
+
+    Raises:
+        TransferError, TrustError.
+    """
+    timestamp = network.poll(server, None).timestamp or b""
+    try:
+        until = datetime.fromisoformat(json.loads(timestamp)["signed"]["expires"])
+        over = until <= now
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise TrustError(f"{server} shows something else than a signed file.", code="trust.wrong_content") from None
+    if over:
+        raise TrustError(
+            f"What {server} shows was signed until {until:%Y-%m-%d %H:%M} UTC, and it is {now:%Y-%m-%d %H:%M} UTC by this "
+            "computer's clock: that is ahead, or nobody signs there any more.",
+            code="trust.expired",
+        )
 
 
 def _ask_distribution(client: TransferClient, server: str) -> bytes:
