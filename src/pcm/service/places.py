@@ -89,11 +89,6 @@ class Places(NamedTuple):
         """Held by the one process that works: a check, or `pcmsvc once`."""
         return self.runtime / "pcmsvc.lock"
 
-    @property
-    def resident_lock(self) -> Path:
-        """Held by the one supervisor."""
-        return self.runtime / "supervisor.lock"
-
     def arguments(self) -> tuple[str, ...]:
         """The command-line arguments that lead another process to the same places."""
         return () if self.home is None else ("--home", str(self.home))

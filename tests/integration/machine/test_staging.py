@@ -241,27 +241,6 @@ def test_q137610_a_full_disk_is_told_and_leaves_no_half_file(root: Path) -> None
         subprocess.run(["umount", str(root)], check=True)
 
 
-def test_content_comes_from_a_store_without_sharing_its_file(staging: StagingDirectory, tmp_path: Path) -> None:
-    stored = tmp_path / "object"
-    stored.write_bytes(b"y" * 2_500_000)
-    file = described("bin/tool", b"y" * 2_500_000, executable=True)
-    with stored.open("rb") as source:
-        source.seek(100)  # wherever it stands
-        staging.add_from(file, source.fileno())
-    staging.verify([file])
-    assert (staging.path / "bin/tool").stat().st_ino != stored.stat().st_ino
-    (staging.path / "bin/tool").write_bytes(b"a program that rewrites itself")
-    assert stored.read_bytes() == b"y" * 2_500_000
-
-
-def test_a_damaged_object_of_the_store_is_refused(staging: StagingDirectory, tmp_path: Path) -> None:
-    stored = tmp_path / "object"
-    stored.write_bytes(b"damaged")
-    with stored.open("rb") as source, pytest.raises(TrustError):
-        staging.add_from(described("tool", b"intact!"), source.fileno())
-    assert list(staging.path.iterdir()) == []
-
-
 CHANGES = {
     "bytes": "printf '#!/bin/sH\\n' >setup",
     "longer": "echo 'rm -rf /' >>setup",
@@ -298,18 +277,6 @@ def test_a_staging_directory_swapped_for_another_is_not_looked_at(staging: Stagi
     staging.path.mkdir()
     (staging.path / "setup").write_bytes(b"evil")
     staging.verify([file])  # the held folder, wherever it is called now
-
-
-def test_another_worker_can_go_on_with_it(root: Path) -> None:
-    file = described("setup", b"good")
-    with StagingDirectory.create(root, RUN) as first:
-        first.add(file, [b"good"])
-    with StagingDirectory.reopen(root, RUN) as second:
-        second.verify([file])
-        with pytest.raises(TrustError):
-            second.verify([with_another_hash(file)])
-    with pytest.raises(MachineError):
-        StagingDirectory.reopen(root, "cd" * 16)
 
 
 def with_another_hash(file: PackageFile) -> PackageFile:

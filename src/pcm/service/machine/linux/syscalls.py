@@ -1,13 +1,12 @@
 """Linux system calls that Python does not wrap. Serves `posix.beneath` (step 8) and `linux.tree` (step 10).
 
 Thin: numbers and structures in, descriptors and OSError out. It decides nothing.
-Sources: openat2(2), prctl(2), ioctl_ficlone(2) and their kernel headers. Call numbers from 424 on are the same on every
+Sources: openat2(2), prctl(2) and their kernel headers. Call numbers from 424 on are the same on every
 architecture but alpha.
 """
 
 import ctypes
 import errno
-import fcntl
 import os
 
 _SYS_OPENAT2 = 437
@@ -19,7 +18,6 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
-_FICLONE = 0x40049409
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # `syscall` and `prctl` are variadic: name every argument as a full register, or the upper half is left to chance
@@ -56,17 +54,6 @@ def openat2(folder: int, path: str, flags: int, mode: int, resolve: int) -> int:
         # EAGAIN: a rename elsewhere made the kernel unsure about '..'; openat2(2) says to try again
         if number not in {errno.EINTR, errno.EAGAIN}:
             raise OSError(number, os.strerror(number), path)
-
-
-def clone_file(source: int, target: int) -> bool:
-    """Let `target` share `source`'s blocks, copy-on-write. False where the file system cannot."""
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-    except OSError as error:
-        if error.errno in {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.EPERM, errno.ETXTBSY}:
-            return False
-        raise
-    return True
 
 
 def become_subreaper() -> None:

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from pcm.model.errors import MachineError, PcmError, Retry
-from pcm.service.machine.commands import check_launch, check_working_directory, compose_environment, is_startable
+from pcm.service.machine.commands import check_working_directory, compose_environment, is_startable
 from pcm.service.machine.interface import Ended, Launch, RunningProgram, RunReference
 from pcm.service.machine.linux.accounts import account_named
 from pcm.service.machine.linux.bus import MANAGER_PATH, Bus, BusError
 from pcm.service.machine.linux.clock import boot_id
+from pcm.service.machine.linux.reference import make_reference
 from pcm.service.machine.linux.unit import object_path, unit_name, unit_settings
 from pcm.service.machine.linux.wish import Wish
 from pcm.service.machine.posix.output import ProgramOutput, has_pipe, remove_pipe
@@ -62,18 +63,7 @@ class SystemdProcesses:
 
     def reference_of(self, launch: Launch) -> RunReference:
         """See `Processes.reference_of`."""
-        check_launch(launch)
-        return RunReference(
-            run_id=launch.run_id,
-            back_end=self.name,
-            boot_id=boot_id(),
-            output_path=str(launch.output_path),
-            output_limit_bytes=launch.output_limit_bytes,
-            user_id=account_named(launch.run_as).user_id,
-            started_s=time.monotonic(),
-            timeout_s=launch.timeout_s,
-            grace_s=launch.grace_s,
-        )
+        return make_reference(launch, self.name)
 
     def start(self, launch: Launch, reference: RunReference | None = None) -> RunningProgram:
         """See `Processes.start`."""

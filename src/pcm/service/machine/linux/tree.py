@@ -14,17 +14,17 @@ import errno
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from pcm.model.errors import MachineError, Retry
-from pcm.service.machine.commands import check_launch, check_working_directory, compose_environment
+from pcm.service.machine.commands import check_working_directory, compose_environment
 from pcm.service.machine.interface import Account, Ended, Launch, RunningProgram, RunReference
 from pcm.service.machine.linux.accounts import account_named, groups_of
 from pcm.service.machine.linux.children import FAMILY, is_own, present_children
 from pcm.service.machine.linux.clock import boot_id
 from pcm.service.machine.linux.proctable import Process, own_children, read_process, signal_process, with_descendants
+from pcm.service.machine.linux.reference import make_reference
 from pcm.service.machine.linux.run import EndedRun, TreeRun
 from pcm.service.machine.linux.survivors import FoundTree
 from pcm.service.machine.linux.syscalls import become_subreaper
@@ -110,18 +110,7 @@ class TreeProcesses:
 
     def reference_of(self, launch: Launch) -> RunReference:
         """See `Processes.reference_of`."""
-        check_launch(launch)
-        return RunReference(
-            run_id=launch.run_id,
-            back_end=self.name,
-            boot_id=boot_id(),
-            output_path=str(launch.output_path),
-            output_limit_bytes=launch.output_limit_bytes,
-            user_id=account_named(launch.run_as).user_id,
-            started_s=time.monotonic(),
-            timeout_s=launch.timeout_s,
-            grace_s=launch.grace_s,
-        )
+        return make_reference(launch, self.name)
 
     def start(self, launch: Launch, reference: RunReference | None = None) -> RunningProgram:
         """See `Processes.start`. `machine.busy`: this process already runs a program."""

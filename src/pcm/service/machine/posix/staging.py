@@ -2,8 +2,7 @@
 
 Before: `content` holds every file under its hash. After: `steps/run` starts a program in it; `verify` is called right before, so
 that the file that was hashed is the file that runs. No archive is unpacked; nothing is linked to the store: a hard link would
-share its inode with the object, and a program that rewrites its own file would poison every later run. Shared blocks
-(copy-on-write) are used where the file system has them.
+share its inode with the object, and a program that rewrites its own file would poison every later run.
 
 A staging directory does not outlive a boot (it is verified before use, and made anew if that fails), so files are not synced one
 by one.
@@ -77,16 +76,6 @@ class StagingDirectory:
             raise
         return made
 
-    @classmethod
-    def reopen(cls, root: Path, run_id: str, *, reader: int | None = None, opener: Opener | None = None) -> Self:
-        """Open the one that an earlier worker made; call `verify` before anything runs from it.
-
-        Raises:
-            MachineError: `machine.unprotected`, also if it is not there.
-        """
-        name = single_name(run_id)
-        return cls(root / name, open_protected(root / name), reader=reader, opener=opener)
-
     def add(self, file: StagedFile, chunks: Iterable[bytes]) -> None:
         """Write a new file from bytes, hashing on the way; nothing stays if they are not the promised ones.
 
@@ -116,15 +105,6 @@ class StagingDirectory:
             raise
         finally:
             os.close(folder)
-
-    def add_from(self, file: StagedFile, source: int) -> None:
-        """Write a new file from an open one (an object of the store), sharing its blocks if the file system can.
-
-        The hash is taken of what was placed, not of what was read. Raises as `add`.
-        """
-        os.lseek(source, 0, os.SEEK_SET)
-        if not self._clone(file, source):
-            self.add(file, _read(source))
 
     def verify(self, files: Sequence[StagedFile]) -> None:
         """Check, through the held descriptor, that exactly these files are here, with these bytes and no other names.
@@ -205,28 +185,6 @@ class StagingDirectory:
             from pcm.service.machine.linux.access_list import let_read  # noqa: PLC0415 - few programs run as a user
 
             let_read(descriptor, mode >> 6, self._reader)
-
-    def _clone(self, file: StagedFile, source: int) -> bool:
-        from pcm.service.machine.linux.syscalls import clone_file  # noqa: PLC0415 - Linux alone has it
-
-        descriptor, folder, name = self._create(file)
-        done = False
-        try:
-            if clone_file(source, descriptor):
-                digest, length = hashlib.sha256(), 0
-                for chunk in _read(descriptor):
-                    length += len(chunk)
-                    _check_not_longer(file, length)
-                    digest.update(chunk)
-                _check_content(file, length, digest.hexdigest())
-                self._own(descriptor, 0o700 if file.executable else 0o600)
-                done = True
-        finally:
-            os.close(descriptor)
-            if not done:
-                os.unlink(name, dir_fd=folder)
-            os.close(folder)
-        return done
 
     def _walk(self) -> Iterator[tuple[str, ...]]:
         waiting: list[tuple[str, ...]] = [()]
