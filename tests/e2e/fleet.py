@@ -6,6 +6,7 @@ ran, and that nothing ran, can be counted. A site may also be served, and its cl
 """
 
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -386,7 +387,7 @@ class Client:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """`pcmsvc run`, until it listens and answers; then stopped in order."""
+        """`pcmsvc run`, until it listens; then stopped in order, its last worker included."""
         log = self.home / "run.log"
         with log.open("ab") as file:
             service = subprocess.Popen(
@@ -402,6 +403,8 @@ class Client:
         finally:
             service.terminate()
             ended = service.wait(30)
+            with (self.home / "run" / "pcmsvc.lock").open() as lock:  # a worker may outlive the service by a little
+                fcntl.flock(lock, fcntl.LOCK_EX)
         assert ended == 0, log.read_text()
         assert "Traceback" not in log.read_text(), log.read_text()
 
