@@ -57,7 +57,8 @@ def _sentence(order: ApprovalOrder) -> str:
         if order.audience is None
         else f"a fixed list of {order.audience_size or 'some'} clients"
     )
-    parameters = ", ".join(f"{name}={value}" for name, value in order.parameters.items())
+    # a site in strange hands wrote these: none may look like another line
+    parameters = show.one_line(", ".join(f"{name}={value}" for name, value in order.parameters.items()))
     lines = [
         f"You are about to approve, for site {order.site}:",
         f"  run {order.program} of {order.package}, release {order.release} (manifest {order.manifest_sha256[:16]}…)",
@@ -67,4 +68,4 @@ def _sentence(order: ApprovalOrder) -> str:
         lines.append(f"  with {parameters}")
     if order.emergency:
         lines.append("  EMERGENCY: everywhere at once, without spread and age.")
-    return "\n".join(lines)
+    return "\n".join(map(show.one_line, lines))

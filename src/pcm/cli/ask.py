@@ -20,11 +20,13 @@ _LEAST = 8
 
 
 def confirm(settings: Settings, what: str) -> None:
-    """Say what will be touched, and go on only after a yes.
+    """Say what will be touched, and go on only after a yes. A program that has said yes already is told nothing.
 
     Raises:
         RequestError: `not_confirmed`.
     """
+    if settings.yes and settings.output != "table":
+        return
     say(what)
     if settings.yes:
         return

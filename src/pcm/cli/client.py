@@ -1,4 +1,4 @@
-"""`pcm client`: list, show, why, approve, revoke, token, kit. Enrolment, and the site's half of 'why' (steps 3 to 12)."""
+"""`pcm client`: list, show, why, approve, revoke, resume, token, kit. Enrolment, and the site's half of 'why' (steps 3 to 12)."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +12,7 @@ from pcm.cli.contexts import write_private
 from pcm.cli.duration import DURATION
 from pcm.cli.settings import Settings
 from pcm.cli.verbs import Noun
+from pcm.model.errors import RequestError
 from pcm.protocol import codec
 from pcm.protocol.admin import ClientDetail, ClientState, ClientView, EnrolmentTokenAnswer, EnrolmentTokenRequest, Why
 from pcm.protocol.enrolment import ClientConfiguration
@@ -27,12 +28,13 @@ def command() -> None:
 
 @command.command("list")
 @click.option("--state", type=click.Choice(get_args(ClientState)), help="Only those.")
+@click.option("--gap", is_flag=True, help="Only those with a report missing before their newest: see `resume`.")
 @click.option("--limit", type=click.IntRange(1), default=None, help="At most so many.")
 @click.pass_obj
-def list_clients(settings: Settings, state: Any, limit: int | None) -> None:
+def list_clients(settings: Settings, state: Any, gap: bool, limit: int | None) -> None:
     """List clients."""
     with settings.connect() as api:
-        clients = list(api.pages("/clients", ClientView, limit, state=state))
+        clients = list(api.pages("/clients", ClientView, limit, state=state, gap="true" if gap else None))
     if show.print_data(clients, settings.output):
         return
     rows = [
@@ -48,7 +50,7 @@ def list_clients(settings: Settings, state: Any, limit: int | None) -> None:
     ]
     none = (
         "No client is like that."
-        if state
+        if state or gap
         else "No client has enrolled yet. Next: pcm client kit, then pcm client token"
     )
     show.print_table(("host", "client", "state", "platform", "~system", "last seen"), rows, none=none)
@@ -88,7 +90,7 @@ def show_client(settings: Settings, client: str) -> None:
     show.print_table(("job", "state", "~order", "changed", "reason"), rows, none="No job is for it.")
     refusals = [(r.code, r.count, r.at, show.plain(r.source), show.plain(r.reason)) for r in detail.refusals]
     if refusals:
-        show.print_table(("refused", ">times", "when", "~from", "reason"), refusals, none="", title="\nRefusals")
+        show.print_table(("refused", ">times", "when", "~from", "reason"), refusals, none="", title="Refusals")
 
 
 @command.command("why")
@@ -126,7 +128,7 @@ def approve(settings: Settings, client: str, fingerprint: str | None) -> None:
         if fingerprint is None:
             confirm(
                 settings,
-                f"{detail.client.host_name} ({detail.client.client_id[:12]}) will be a client of this site.\n"
+                f"{show.one_line(detail.client.host_name)} ({detail.client.client_id[:12]}) will be a client of this site.\n"
                 f"Fingerprint: {detail.fingerprint} - compare it with what the computer shows.",
             )
         view = api.post(f"/clients/{detail.client.client_id}/approve", None, ClientDetail).client
@@ -147,12 +149,41 @@ def revoke(settings: Settings, client: str) -> None:
         view = api.get(f"/clients/{segment(client)}", ClientDetail).client
         confirm(
             settings,
-            f"{view.host_name} ({view.client_id[:12]}, {view.state}) will be revoked: its key stops counting for good. "
-            "To come back it must enrol anew. What is installed there stays.",
+            f"{show.one_line(view.host_name)} ({view.client_id[:12]}, {view.state}) will be revoked: its key stops counting "
+            "for good. To come back it must enrol anew. What is installed there stays.",
         )
         view = api.post(f"/clients/{view.client_id}/revoke", None, ClientDetail).client
     if not show.print_data(view, settings.output):
         click.echo(printable(f"{view.host_name} is {view.state}."))
+
+
+@command.command("resume")
+@click.argument("client", required=False)
+@click.option("--all", "every", is_flag=True, help="All clients whose reports wait for one that is missing.")
+@click.pass_obj
+def resume(settings: Settings, client: str | None, every: bool) -> None:
+    """Let a client's reports go on although some before are missing.
+
+    A client numbers and chains its reports, and the site takes the next one only. After the site's database was restored
+    from a backup, the reports taken since the backup are missing here for ever, and so nothing more is taken: this accepts that,
+    and the next report goes on. Instructions go on above what the client has seen. What the lost reports said stays unknown.
+
+    If nothing was restored, look first: somebody may have kept reports back on their way. The audit log keeps who resumed.
+    """
+    if (client is None) != every:
+        raise RequestError("Name one CLIENT, or say --all.", code="usage")
+    with settings.connect() as api:
+        if client is not None:
+            views = [api.get(f"/clients/{segment(client)}", ClientDetail).client]
+        else:
+            views = list(api.pages("/clients", ClientView, gap="true"))
+        named = ", ".join(f"{show.one_line(view.host_name)} ({view.client_id[:12]})" for view in views[:5])
+        more = f" and {len(views) - 5} more" if len(views) > 5 else ""
+        if views:
+            confirm(settings, f"Reports of {named}{more} will go on, and what the missing ones said stays unknown.")
+        for view in views:
+            api.post(f"/clients/{view.client_id}/resume", None, ClientDetail)
+    show.print_done(settings, f"{len(views)} clients go on.", clients=[view.client_id for view in views])
 
 
 @command.command("token")
@@ -166,7 +197,8 @@ def token(settings: Settings, expires_in: int, host: str | None, out: Path | Non
         answer = api.post("/enrolment-tokens", EnrolmentTokenRequest(expires_in, host), EnrolmentTokenAnswer)
     if out is not None:
         write_private(out, answer.token.encode() + b"\n")
-        click.echo(f"{out} holds an enrolment token for one computer, until {show.moment(answer.expires)}.")
+        text = f"{out} holds an enrolment token for one computer, until {show.moment(answer.expires)}."
+        show.print_done(settings, text, file=str(out), expires=answer.expires)
     elif not show.print_data(answer, settings.output):
         show.say(
             f"For one computer, once, until {show.moment(answer.expires)}. There: pcmsvc enroll --kit KIT --token …"
@@ -186,6 +218,5 @@ def kit(settings: Settings, out: Path | None) -> None:
         click.echo(data, nl=False)
         return
     write_private(out, data).chmod(0o644)
-    click.echo(
-        f"{out}: kit of site {printable(configuration.site)}. On the computer: pcmsvc enroll --kit {out.name} --token …"
-    )
+    text = f"{out}: kit of site {configuration.site}. On the computer: pcmsvc enroll --kit {out.name} --token …"
+    show.print_done(settings, text, file=str(out), site=configuration.site)

@@ -10,7 +10,6 @@ from pcm.cli.ask import confirm
 from pcm.cli.settings import Settings, read_token, site_folder, site_url
 from pcm.cli.verbs import Noun
 from pcm.model.errors import RequestError
-from pcm.protocol.printable import printable
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -69,18 +68,21 @@ def add(settings: Settings, name: str, pin: Path | None) -> None:
     known.known[name] = contexts.SiteContext(site, str(Path(token_file).absolute()), root)
     known.current = name
     path = contexts.save(known)
-    click.echo(f"{path}: context {name} is {printable(site)}, and current.")
+    show.print_done(
+        settings, f"{path}: context {name} is {site}, and current.", context=name, site=site, file=str(path)
+    )
 
 
 @command.command("use")
 @click.argument("name")
-def use(name: str) -> None:
+@click.pass_obj
+def use(settings: Settings, name: str) -> None:
     """Make NAME the current context."""
     known = contexts.load()
     known.find(name)
     known.current = name
     contexts.save(known)
-    click.echo(f"Context {name} is current.")
+    show.print_done(settings, f"Context {name} is current.", context=name)
 
 
 @command.command("remove")
@@ -95,4 +97,4 @@ def remove(settings: Settings, name: str) -> None:
     if known.current == name:
         known.current = None
     contexts.save(known)
-    click.echo(f"Forgot {name}.")
+    show.print_done(settings, f"Forgot {name}.", context=name)

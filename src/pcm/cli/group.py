@@ -9,7 +9,6 @@ from pcm.cli.settings import Settings
 from pcm.cli.verbs import Noun
 from pcm.protocol.admin import ClientDetail
 from pcm.protocol.admin_jobs import GroupOrder, GroupView
-from pcm.protocol.printable import printable
 
 
 @click.group("group", cls=Noun)
@@ -95,4 +94,4 @@ def delete(settings: Settings, name: str) -> None:
         group = api.get(f"/groups/{segment(name)}", GroupView)
         confirm(settings, f"Group {name} with {group.size} clients will be deleted; the clients themselves stay.")
         api.delete(f"/groups/{segment(name)}")
-    click.echo(f"Deleted group {printable(name)}.")
+    show.print_done(settings, f"Deleted group {name}.", group=name)

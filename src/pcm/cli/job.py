@@ -13,7 +13,7 @@ from pcm.cli.duration import DURATION, MOMENT
 from pcm.cli.settings import Settings
 from pcm.cli.verbs import Noun
 from pcm.model.errors import RequestError
-from pcm.model.instruction import Deferral, Notify
+from pcm.model.instruction import Deferral
 from pcm.model.job import JobOrder
 from pcm.protocol.admin_jobs import JobDetail, JobPlan, JobRequest, JobView
 
@@ -50,13 +50,8 @@ def _ordering(function: Any) -> Any:
             click.option("--ignore-windows", is_flag=True, help="Run outside maintenance windows too."),
             click.option("--defer-times", type=click.IntRange(0, 100), default=0, help="How often users may postpone."),
             click.option("--defer-for", type=DURATION, default=0, help="How long past the deadline they may."),
-            click.option("--countdown", type=DURATION, default=0, help="Users see a countdown this long before."),
-            click.option("--quiet", is_flag=True, help="Do not notify users."),
             click.option(
                 "--user", "users", multiple=True, help="Who may ask for it (optional jobs). Default: everybody."
-            ),
-            click.option(
-                "--restart", type=click.Choice(["never", "ask", "force"]), default="ask", help="If a restart is due."
             ),
             click.option("--note", default="", help="For other administrators."),
         ]
@@ -81,10 +76,7 @@ def _order(
     ignore_windows: bool,
     defer_times: int,
     defer_for: int,
-    countdown: int,
-    quiet: bool,
     users: tuple[str, ...],
-    restart: Any,
     note: str,
 ) -> JobOrder:
     return JobOrder(
@@ -102,9 +94,7 @@ def _order(
         priority=priority,
         window_policy="ignore" if ignore_windows else "respect",
         deferral=Deferral(defer_times, defer_for),
-        notify=Notify(show=not quiet, countdown_s=countdown),
         allowed_users=users or None,
-        restart_policy=restart,
         note=note,
     )
 
@@ -196,7 +186,7 @@ def show_job(settings: Settings, job: str, limit: int, output_of: str | None) ->
 def watch(settings: Settings, job: str, every: int, timeout: int | None) -> None:
     """Follow a job until every client is done. Exit code 1 if one of them failed or refused."""
     with settings.connect() as api:
-        jobs.watch(settings, lambda: api.get(f"/jobs/{segment(job)}", JobDetail, limit=1000), every, timeout)
+        jobs.watch(settings, api, job, every, timeout)
 
 
 @command.command("cancel")

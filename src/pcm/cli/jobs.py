@@ -5,11 +5,13 @@ import time
 from collections.abc import Callable
 
 import click
+import msgspec
 
 from pcm.cli import show
+from pcm.cli.api import Api, segment
 from pcm.cli.settings import Settings
 from pcm.model.errors import RequestError
-from pcm.protocol.admin import AssignmentView, ResultView
+from pcm.protocol.admin import MAX_LIMIT, AssignmentView, Page, ResultView
 from pcm.protocol.admin_jobs import JobDetail, JobPlan, JobView
 from pcm.protocol.printable import printable
 
@@ -77,7 +79,7 @@ def show_plan(settings: Settings, plan: JobPlan) -> None:
 def show_detail(settings: Settings, detail: JobDetail, output_of: str | None = None) -> None:
     """Show a job, its clients, what ran and what was refused."""
     if output_of is not None:
-        _show_output(detail, output_of)
+        _show_output(settings, detail, output_of)
         return
     if show.print_data(detail, settings.output):
         return
@@ -104,7 +106,7 @@ def show_detail(settings: Settings, detail: JobDetail, output_of: str | None = N
     _show_results(detail)
     refusals = [(show.plain(r.host_name), r.code, r.count, r.at, show.plain(r.reason)) for r in detail.refusals]
     if refusals:
-        show.print_table(("host", "refused", ">times", "when", "reason"), refusals, none="", title="\nRefusals")
+        show.print_table(("host", "refused", ">times", "when", "reason"), refusals, none="", title="Refusals")
 
 
 def _reason(assignment: AssignmentView) -> object:
@@ -126,7 +128,7 @@ def _show_results(detail: JobDetail) -> None:
         )
         for result in detail.results
     ]
-    show.print_table(("host", "started", ">took", ">exit code", "means", "detected"), rows, none="", title="\nRuns")
+    show.print_table(("host", "started", ">took", ">exit code", "means", "detected"), rows, none="", title="Runs")
     for result in detail.results:
         worked = result.exit_class in {"success", "restart", "restarting"} and result.detected is not False
         if not worked and result.output_tail:
@@ -138,39 +140,73 @@ def _tail(result: ResultView) -> list[str]:
     return printable(result.output_tail, lines=True).rstrip("\n").split("\n")[-_SHOWN_LINES:]
 
 
-def _show_output(detail: JobDetail, host: str) -> None:
+def _show_output(settings: Settings, detail: JobDetail, host: str) -> None:
     for result in detail.results:
         if host in {result.host_name, result.client_id}:
+            if show.print_data(result, settings.output):
+                return
             click.echo(printable(result.output_tail, lines=True), nl=False)
             return
     raise RequestError(f"There is no result of {host} for job {detail.job.id}.", code="not_found")
 
 
-def watch(settings: Settings, look: Callable[[], JobDetail], every_s: int, timeout_s: int | None) -> None:
+def look_at_all(api: Api, job: str, known: dict[str, int] | None = None) -> JobDetail:
+    """A job with all its clients, page by page.
+
+    Args:
+        known: Its counts at the last look. While they are the same, nothing has changed and one client is enough.
+    """
+    path = f"/jobs/{segment(job)}"
+    first = api.get(path, JobDetail, limit=1)
+    if first.job.counts == known:
+        return first
+    detail = first = api.get(path, JobDetail, limit=MAX_LIMIT)
+    items = list(first.assignments.items)
+    while detail.assignments.next is not None:
+        detail = api.get(path, JobDetail, limit=MAX_LIMIT, cursor=detail.assignments.next)
+        items += detail.assignments.items
+    return msgspec.structs.replace(first, assignments=Page(tuple(items)))
+
+
+def watch(
+    settings: Settings,
+    api: Api,
+    job: str,
+    every_s: int,
+    timeout_s: int | None,
+    wait: Callable[[float], object] = time.sleep,
+) -> None:
     """Print every change until all clients are done.
+
+    Args:
+        wait: Lets that many seconds pass between two looks.
 
     Raises:
         RequestError: `job.failed`: a client failed or refused; `job.unfinished`: the time is over.
     """
     end = None if timeout_s is None else time.monotonic() + timeout_s
     known: dict[str, str] = {}
+    counted: dict[str, int] | None = None
     while True:
-        detail = look()
+        detail = look_at_all(api, job, counted)
+        counted = detail.job.counts
         for item in detail.assignments.items:
             if known.get(item.instruction) != item.state:
                 known[item.instruction] = item.state
                 if settings.output == "table":
                     reason = f"  {item.reason}" if item.reason else ""
                     click.echo(
-                        f"{show.moment(item.changed)}  {printable(item.host_name):<24} {item.state}{printable(reason)}"
+                        f"{show.moment(item.changed)}  {show.one_line(item.host_name):<24} {show.one_line(item.state + reason)}"
                     )
         done = not any(count for state, count in detail.job.counts.items() if state not in _SETTLED)
         if done or detail.job.state in {"done", "cancelled", "expired"}:
             break
         if end is not None and time.monotonic() > end:
             raise RequestError(f"Job {detail.job.id} is not done yet: {counts(detail.job)}.", code="job.unfinished")
-        time.sleep(every_s)
-    if not show.print_data(detail, settings.output):
+        wait(every_s)
+    if settings.output != "table":
+        show.print_data(look_at_all(api, job), settings.output)
+    else:
         click.echo(f"Job {detail.job.id}: {counts(detail.job)}.")
     if any(detail.job.counts.get(state) for state in _BAD):
         raise RequestError(f"Job {detail.job.id} did not succeed everywhere: {counts(detail.job)}.", code="job.failed")

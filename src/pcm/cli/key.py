@@ -44,15 +44,20 @@ def command() -> None:
 @click.option("--keys", type=FOLDER, required=True, envvar="PCM_KEYS", help="The keyring's folder.")
 @click.option("--passphrase-file", metavar="FILE", help="First line: the keyring's passphrase. '-': standard input.")
 @click.option("--no-passphrase", is_flag=True, help="Keep them in the clear: for online keys on the site server only.")
-def init(names: tuple[str, ...], keys: Path, passphrase_file: str | None, no_passphrase: bool) -> None:
+@click.pass_obj
+def init(
+    settings: Settings, names: tuple[str, ...], keys: Path, passphrase_file: str | None, no_passphrase: bool
+) -> None:
     """Make key pairs in a keyring.
 
     NAMES: team-NAME, approver-NAME, root-4, targets; on the site server online.2, policy.2, lease-NAME.2.
     """
     keyring = Keyring(keys, None if no_passphrase else passphrase(passphrase_file, new=True))
-    for name in names:
-        made = keyring.create(name)
-        click.echo(f"{name}  {made.keyid[:16]}  public: {keys / name}.json")
+    made = [(name, keyring.create(name).keyid, str(keys / f"{name}.json")) for name in names]
+    if show.print_data([{"name": n, "keyid": keyid, "public": file} for n, keyid, file in made], settings.output):
+        return
+    for name, keyid, file in made:
+        click.echo(f"{name}  {keyid[:16]}  public: {file}")
     click.echo("Give the .json to whoever leads the ceremony; the .pem never leaves this keyring.")
 
 
@@ -95,7 +100,7 @@ def add(settings: Settings, role: str, public: Path, threshold: int | None, stag
     """Stage a new key for a role."""
     folder = _begin(settings, staged, role)
     folder.change(role, add=_public(public), threshold=threshold)
-    _next(folder)
+    _next(settings, folder)
 
 
 @command.command(
@@ -110,7 +115,7 @@ def rotate(settings: Settings, role: str, old: str, public: Path, staged: Path) 
     """Stage a new key in the place of an old one."""
     folder = _begin(settings, staged, role)
     folder.change(role, add=_public(public), remove=old)
-    _next(folder)
+    _next(settings, folder)
 
 
 @command.command("revoke", help=f"Stage that KEY of ROLE (or, for a team, --all its keys) counts no more. {ROLE_HELP}")
@@ -128,7 +133,7 @@ def revoke(settings: Settings, role: str, key: str | None, every: bool, staged: 
         folder.revoke_team(role.removeprefix("team-"))
     else:
         folder.change(role, remove=key)
-    _next(folder)
+    _next(settings, folder)
 
 
 @command.command("policy")
@@ -162,7 +167,7 @@ def policy(
         )
     folder = _begin(settings, staged)
     folder.change_policy(**changes)
-    _next(folder)
+    _next(settings, folder)
 
 
 @command.command("sign")
@@ -176,14 +181,16 @@ def sign(settings: Settings, staged: Path, keys: Path, passphrase_file: str | No
     documents = folder.staged()
     if not documents:
         raise RequestError(f"Nothing is staged in {staged}.", code="not_found")
-    _show_staged(settings, folder)
+    if settings.output == "table":  # programs get what came of it
+        _show_staged(settings, folder)
     confirm(settings, "You are about to sign this.")
     done = folder.sign(Keyring(keys, passphrase(passphrase_file, new=False)))
     if not done:
         raise RequestError(f"No key in {keys} counts for what is staged in {staged}.", code="not_allowed")
-    for line in done:
-        click.echo(line)
-    _next(folder)
+    if settings.output == "table":
+        for line in done:
+            click.echo(line)
+    _next(settings, folder)
 
 
 @command.command("publish")
@@ -208,7 +215,8 @@ def publish(settings: Settings, staged: Path) -> None:
             api.post("/metadata", MetadataUpload("packages", "targets", finished[TARGETS], files), None)
         for team, listed in folder.teams().items():
             api.post("/publications", Publication(team, listed), PublicationAnswer)
-    click.echo(f"Published: {', '.join(finished)}. Keep {staged} with your records.")
+    text = f"Published: {', '.join(finished)}. Keep {staged} with your records."
+    show.print_done(settings, text, documents=list(finished))
 
 
 @command.command("status")
@@ -272,7 +280,10 @@ def _requirement(needed: ceremony.Requirement) -> str:
     )
 
 
-def _next(folder: CeremonyFolder) -> None:
+def _next(settings: Settings, folder: CeremonyFolder) -> None:
+    if settings.output != "table":
+        _show_staged(settings, folder)
+        return
     if all(document.status().complete for document in folder.staged().values()):
         click.echo(f"Enough have signed. Next: pcm key publish --in {folder.folder}")
     else:

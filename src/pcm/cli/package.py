@@ -1,4 +1,4 @@
-"""`pcm package`: new, lint, create, publish, list, show, withdraw. Steps 1 and 2, as the packager calls them."""
+"""`pcm package`: new, lint, create, publish, withdraw, refresh, list, show. Steps 1 and 2, as the packager calls them."""
 
 import sys
 from pathlib import Path
@@ -25,12 +25,14 @@ def command() -> None:
 @click.option("--name", help="Name of the package. Default: the folder's.")
 @click.option("--version", default=None, help="Version of the software. Default: from the installer's name, or 1.0.")
 @click.option("--platform", "platforms", multiple=True, help="Where it runs, such as linux-x86_64. May be repeated.")
-def new(directory: Path, name: str | None, version: str | None, platforms: tuple[str, ...]) -> None:
+@click.pass_obj
+def new(settings: Settings, directory: Path, name: str | None, version: str | None, platforms: tuple[str, ...]) -> None:
     """Write a first package.yaml into DIRECTORY, fitting the installer that lies there."""
     from pcm.cli import template  # noqa: PLC0415 - only here
 
     path = template.write_template(directory, name, version, platforms)
-    click.echo(f"{path} written. Read it, change it, then: pcm package lint {directory}")
+    text = f"{path} written. Read it, change it, then: pcm package lint {directory}"
+    show.print_done(settings, text, file=str(path))
 
 
 @command.command("lint")
@@ -107,6 +109,24 @@ def withdraw(
 ) -> None:
     """Take a published VERSION back: from then on every client refuses it."""
     packaging.withdraw(settings, name, version, packaging.Signing(keys, team, root_file, passphrase_file))
+
+
+@command.command("refresh")
+@click.option(
+    "--keys", type=FOLDER, required=True, envvar="PCM_KEYS", help="Folder with the team's key (offline keyring)."
+)
+@click.option("--team", help="Whose list. Default: the team whose key is in the keyring.")
+@click.option("--root", "root_file", metavar="FILE", help="Pinned root of the package repository.")
+@click.option("--passphrase-file", metavar="FILE", help="First line: the keyring's passphrase. '-': standard input.")
+@click.pass_obj
+def refresh(
+    settings: Settings, keys: Path, team: str | None, root_file: str | None, passphrase_file: str | None
+) -> None:
+    """Sign a team's list again before it expires (or after): packages stay as they are.
+
+    Each publication does the same. A team that publishes seldom needs this once a year: `pcm key status` says until when.
+    """
+    packaging.refresh(settings, packaging.Signing(keys, team, root_file, passphrase_file))
 
 
 @command.command("list")

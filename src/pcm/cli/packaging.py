@@ -150,7 +150,8 @@ def publish(settings: Settings, made: Made, signing: Signing, *, dry_run: bool) 
         package = made.description.with_files(made.files, release)
         if dry_run:
             publication.verify_team(who)
-            show.say(f"{made.title}, release {release}: team {who.team} could publish it now. Nothing was changed.")
+            text = f"{made.title}, release {release}: team {who.team} could publish it now. Nothing was changed."
+            show.print_done(settings, text, package=package.package, version=package.version, release=release)
             return
         with progress("Uploading") as advance:
             manifest, answer = publication.publish_package(
@@ -183,6 +184,20 @@ def withdraw(settings: Settings, name: str, version: str, signing: Signing) -> N
         answer = publication.withdraw_version(who, name, version)
     if not show.print_data(answer, settings.output):
         click.echo(f"Withdrawn: {', '.join(answer.withdrawn) or f'{name} {version}'}.")
+
+
+def refresh(settings: Settings, signing: Signing) -> None:
+    """Sign a team's list again."""
+    from pcm.cli.publishing import packager  # noqa: PLC0415 - see cli.verbs
+    from pcm.distribution import publication  # noqa: PLC0415
+    from pcm.trust.keyring import Keyring  # noqa: PLC0415
+
+    keyring = Keyring(signing.keys, passphrase(signing.passphrase_file, new=False))
+    with settings.connect() as api:
+        who = packager(api, settings.find_site(), signing.team, keyring, signing.root_file)
+        answer = publication.sign_again(who)
+    if not show.print_data(answer, settings.output):
+        click.echo(f"Signed the list of team {who.team} again: version {answer.version}.")
 
 
 def show_versions(settings: Settings, detail: PackageDetail) -> None:

@@ -4,6 +4,7 @@ Serves every verb, after its call. Text from elsewhere never reaches the termina
 only when a table is drawn on the way out.
 """
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ import click
 import msgspec
 
 from pcm.cli.exit_codes import NOT_ALLOWED, NOT_FOUND, UNREACHABLE, USAGE, exit_code
-from pcm.cli.settings import Output
+from pcm.cli.settings import Output, Settings
 from pcm.model.errors import PcmError
 from pcm.protocol.printable import printable, printable_json
 
@@ -53,6 +54,12 @@ def print_data(value: Any, output: Output) -> bool:
     return False
 
 
+def print_done(settings: Settings, text: str, **told: Any) -> None:
+    """Say what was done: one sentence for people, or what it says as data for programs."""
+    if not print_data({"done": True, **told}, settings.output):
+        click.echo(printable(text))
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, none: str, title: str = "") -> None:
     """Draw a table; if it has no rows, say `none`.
 
@@ -71,9 +78,6 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, none: 
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         padding=(0, 1, 0, 0),
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
     )
     cells = [[cell(value) for value in line] for line in lines]
     for index, column in enumerate(columns):
@@ -86,6 +90,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, none: 
         )
     for line in cells:
         table.add_row(*line)
+    click.echo()  # what stands above is something else
+    if title:
+        click.echo(click.style(title, bold=True))
     _draw(table)
 
 
@@ -94,16 +101,19 @@ def _draw(table: "Table") -> None:
     screen = console()
     with screen.capture() as drawn:
         screen.print(table)
-    click.echo("\n".join(line.rstrip() for line in drawn.get().strip("\n").split("\n")), color=screen.is_terminal)
+    lines = [line.rstrip() for line in drawn.get().split("\n")]
+    while lines and not lines[0]:
+        lines.pop(0)
+    while lines and not lines[-1]:
+        lines.pop()
+    click.echo("\n".join(lines), color=screen.is_terminal)
 
 
-def print_facts(facts: Iterable[tuple[str, Any]], *, title: str = "") -> None:
+def print_facts(facts: Iterable[tuple[str, Any]]) -> None:
     """Draw names and values, one pair a line; pairs without a value are left out."""
     from rich.table import Table  # noqa: PLC0415 - see module
 
-    table = Table(
-        box=None, show_header=False, pad_edge=False, title=title or None, title_justify="left", title_style="bold"
-    )
+    table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts:
@@ -114,11 +124,17 @@ def print_facts(facts: Iterable[tuple[str, Any]], *, title: str = "") -> None:
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """Where rich draws: no colour unless a person looks, as wide as needed if nobody does."""
+    """Where rich draws: no colour unless a person looks; as wide as the terminal, or COLUMNS, else wide enough for most."""
     from rich.console import Console  # noqa: PLC0415 - see module
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else 200, highlight=False, soft_wrap=False, markup=False)
+    return Console(
+        file=stream,
+        width=None if stream.isatty() or os.environ.get("COLUMNS") else 200,
+        highlight=False,
+        soft_wrap=False,
+        markup=False,
+    )
 
 
 def cell(value: Any) -> "Text":
@@ -133,7 +149,7 @@ def cell(value: Any) -> "Text":
         value = "yes" if value else "no"
     if isinstance(value, datetime):
         return Text(moment(value))
-    text = printable(str(value), lines=True)
+    text = one_line(str(value))
     style = "green" if text in GOOD else "red" if text in BAD else "yellow" if text in OPEN else ""
     return Text(text.replace("_", " ") if style else text, style=style)
 
@@ -142,7 +158,12 @@ def plain(value: str) -> "Text":
     """Text that is no state, whatever it says."""
     from rich.text import Text  # noqa: PLC0415 - see module
 
-    return Text(printable(value, lines=True))
+    return Text(one_line(value))
+
+
+def one_line(text: str) -> str:
+    """Text from elsewhere in one line: what looks like another row, or another fact, is one."""
+    return printable(" ⏎ ".join(text.splitlines()) if "\n" in text else text)
 
 
 def moment(value: datetime | None) -> str:

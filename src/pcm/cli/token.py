@@ -33,7 +33,8 @@ def create(settings: Settings, name: str, role: Any, expires_in: int, out: Path 
         answer = api.post("/api-tokens", ApiTokenRequest(name, role, expires_in), ApiTokenAnswer)
     if out is not None:
         write_private(out, answer.token.encode() + b"\n")
-        click.echo(f"{out} holds the token of {printable(name)}, until {show.moment(answer.expires)}.")
+        text = f"{out} holds the token of {name}, until {show.moment(answer.expires)}."
+        show.print_done(settings, text, id=answer.id, file=str(out), expires=answer.expires)
     elif not show.print_data(answer, settings.output):
         show.say(f"Token {answer.id} of {name}, role {role}, until {show.moment(answer.expires)}:")
         click.echo(printable(answer.token))
@@ -61,4 +62,4 @@ def revoke(settings: Settings, token: str) -> None:
     confirm(settings, f"Token {token} will stop counting at once, for good.")
     with settings.connect() as api:
         api.delete(f"/api-tokens/{segment(token)}")
-    click.echo(f"Revoked {printable(token)}.")
+    show.print_done(settings, f"Revoked {token}.", id=token)

@@ -126,6 +126,20 @@ def withdraw_version(packager: Packager, package: str, version: str) -> Publicat
     return _send(packager, team, following, (), {})
 
 
+def sign_again(packager: Packager) -> PublicationAnswer:
+    """Sign the team's list again as it is, to last another year: nothing is published, nothing withdrawn.
+
+    Raises:
+        RequestError: `not_found`: the team has published nothing; else as `publish_package`.
+    """
+    team = verify_team(packager)
+    if team.current is None:
+        raise RequestError(f"Team {packager.team} has published nothing yet.", code="not_found")
+    signers = _enough_signers(packager, team)
+    following = package_repository.sign_team_again(packager.team, team.current, signers, _expiry(packager))
+    return _send(packager, team, following, (), {})
+
+
 def next_release(packager: Packager, package: str) -> int:
     """The least release that may be published next, by the site's word and by this machine's memory."""
     return max(packager.site.newest_release(package), packager.memory.release(package)) + 1

@@ -231,7 +231,7 @@ def test_a_site_is_made_with_one_key_and_served_elsewhere(pcm: Pcm, served: Serv
         assert json.loads(pcm("status", "--site", folder, "--json").out)["name"] == "small"
         taken = pcm("site", "serve", folder)
         assert taken.code == 1
-        assert "machine.address" in taken.err
+        assert "store.in_use" in taken.err
     finally:
         end(process)
     stopped = pcm("status", "--site", folder)

@@ -78,9 +78,9 @@ def test_a_package_is_published_shown_and_withdrawn(pcm: Pcm, served: ServedSite
 
 
 def test_a_dry_run_changes_nothing(pcm: Pcm, served: ServedSite, tmp_path: Path) -> None:
-    code, _, err = publish(pcm, served, write_package(tmp_path / "p", name="dry"), "--dry-run")
+    code, out, _ = publish(pcm, served, write_package(tmp_path / "p", name="dry"), "--dry-run")
     assert code == 0
-    assert "Nothing was changed" in err
+    assert "Nothing was changed" in out
     assert pcm("package", "show", "dry").code == 3
 
 
@@ -202,3 +202,20 @@ def test_changed_metadata_on_the_distribution_server_is_refused(pcm: Pcm, served
     assert code == 1
     assert "trust.unsigned" in err
     assert pcm("package", "show", "tampered").code == 3
+
+
+def test_a_teams_list_is_signed_again_without_a_publication(pcm: Pcm, served: ServedSite, tmp_path: Path) -> None:
+    publish(pcm, served, write_package(tmp_path / "p", name="seldom"))
+    arguments = ("package", "refresh", "--keys", served.keys, "--passphrase-file", served.passphrase_file)
+    before = json.loads(pcm("package", "list", "--json").out)
+
+    def version() -> int:
+        roles = json.loads(pcm("key", "status", "--json").out)["packages"]
+        return next(int(role["version"]) for role in roles if role["role"] == "main")
+
+    old = version()
+    answer = pcm(*arguments)
+    assert answer.code == 0, answer.err
+    assert version() == old + 1
+    assert f"version {old + 1}" in answer.out
+    assert json.loads(pcm("package", "list", "--json").out) == before
