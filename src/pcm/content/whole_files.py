@@ -28,19 +28,9 @@ def write_whole(path: Path, content: bytes | Iterable[bytes], *, mode: int = 0o6
     """
     temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
     with storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = _create(temporary, 0o600)
     try:
-        try:
-            for piece in (content,) if isinstance(content, bytes) else content:
-                with storing(path):  # only the writing: whoever makes the pieces has errors of their own
-                    write_all(descriptor, piece)
-            with storing(path):
-                os.fchmod(descriptor, mode)
-                if durable:
-                    os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _fill(descriptor, path, content, mode, durable=durable)
         with storing(path):
             temporary.rename(path)
     except BaseException:
@@ -50,6 +40,58 @@ def write_whole(path: Path, content: bytes | Iterable[bytes], *, mode: int = 0o6
     if durable:
         with storing(path):
             sync_folder(path.parent)
+
+
+def write_unnamed(path: Path, content: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
+    """Write a file that no other file names yet, in place: nobody can know to read it, and that spares the rename.
+
+    For names that say what is inside (a hash, a version). What an interrupted writer left under the name is half a file, and
+    what stands there whole may be named and read by now: either is replaced as `write_whole` does it.
+
+    Raises:
+        StoreError: `store.disk_full`, `store.not_writable`; nothing is left under the name then.
+    """
+    try:
+        with storing(path):
+            descriptor = _create(path, mode)
+    except StoreError as error:
+        if not isinstance(error.__cause__, FileExistsError):
+            raise
+        write_whole(path, content, mode=mode, durable=durable)
+        return
+    try:
+        _fill(descriptor, path, content, mode, durable=durable)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+    if durable:
+        with storing(path):
+            sync_folder(path.parent)
+
+
+def _create(path: Path, mode: int) -> int:
+    """Create a new file for writing, and its folder if need be."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, mode)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, flags, mode)
+
+
+def _fill(descriptor: int, path: Path, content: bytes | Iterable[bytes], mode: int, *, durable: bool) -> None:
+    """Write everything into a new file, and close it whatever happens."""
+    try:
+        for piece in (content,) if isinstance(content, bytes) else content:
+            with storing(path):  # only the writing: whoever makes the pieces has errors of their own
+                write_all(descriptor, piece)
+        with storing(path):
+            os.fchmod(descriptor, mode)
+            if durable:
+                os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_all(descriptor: int, data: bytes) -> None:

@@ -1,11 +1,13 @@
 """Leases: a logon server's own word, signed with its lease key, that a client's targets are the newest it has.
 
-Serves steps 5 and 6: `app` asks before it serves a timestamp. A lease is signed when the targets are new or when it has used up a
-quarter of its time, and otherwise stays as it is, so that an idle poll is answered 'not changed'. The lease key says nothing
-about what a client should do; that is for the policy key, which no logon server holds.
+Serves steps 5 and 6: the site publishes instructions together with their lease, and `app` asks before it serves a timestamp. A
+lease is signed anew when it has used up a quarter of its time, or when others have written newer targets, and otherwise stays as it
+is, so that an idle poll is answered 'not changed'. The lease key says nothing about what a client should do; that is for the policy
+key, which no logon server holds.
 """
 
 import json
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from securesystemslib.signer import Signer
 
 from pcm.logon.folder import LogonFolder
 from pcm.trust.floors import AHEAD_MS
-from pcm.trust.instruction_repository import LEASE_DAYS, next_version, sign_lease
+from pcm.trust.instruction_repository import LEASE_DAYS, SignedInstructions, next_version, sign_lease
 
 _REMEMBERED = 50_000  # clients; the others cost two more file reads a poll
 _DAY_MS = 86_400_000
@@ -48,6 +50,8 @@ class Leases:
         self._clock_ms = clock_ms
         self._days = days
         self._current: OrderedDict[str, _Current] = OrderedDict()
+        # the site publishes while polls are answered: of two leases, the one with the greater version must be written last
+        self._signing = threading.Lock()
 
     def change_key(self, signer: Signer) -> None:
         """From now on, sign with this key: leases of the one before are signed anew when they are next asked for."""
@@ -71,7 +75,33 @@ class Leases:
         known = self._current.get(client_id)
         if known is not None and known.folder_changed == changed and self._clock_ms() < known.renew_ms:
             return known.etag
-        return self._look(client_id)
+        with self._signing:
+            return self._look(client_id)
+
+    def publish(self, instructions: SignedInstructions) -> None:
+        """Write a client's new instruction file and the lease on it.
+
+        Cheaper than to leave the lease to the next poll: nothing has to be looked for and read back.
+
+        Raises:
+            StoreError: the files cannot be written.
+            MachineError: `machine.signer`.
+        """
+        with self._signing:
+            self._folder.write(instructions.files())
+            standing = self._timestamp(instructions.client_id)
+            version = self._version_after(None if standing is None else standing[0])
+            self._sign(instructions.client_id, instructions.targets, instructions.version, version)
+
+    def _version_after(self, standing: int | None) -> int:
+        now = self._clock_ms()
+        if standing is not None and standing > now + AHEAD_MS:
+            standing = None  # no client takes such a version; whatever wrote it must not decide the next one
+        return next_version(now, standing)
+
+    def _sign(self, client_id: str, targets: bytes, targets_version: int, version: int) -> None:
+        lease = sign_lease(targets, self._signer, version, targets_version=targets_version, expires_days=self._days)
+        self._folder.write(lease.files(client_id))
 
     def _look(self, client_id: str) -> str | None:
         remembered = self._current
@@ -80,16 +110,12 @@ class Leases:
             return None
         targets_version, targets = newest
         renew_after = int(self._days * _DAY_MS / 4)
-        now = self._clock_ms()
         standing = self._standing(client_id)
-        if standing is not None and standing[0] > now + AHEAD_MS:
-            standing = None  # no client takes such a version; whatever wrote it must not decide the next one
-        if standing is not None and standing[1] == targets_version and now < standing[0] + renew_after:
+        if standing is not None and standing[1] == targets_version and self._is_fresh(standing[0], renew_after):
             version = standing[0]
         else:
-            version = next_version(now, None if standing is None else standing[0])
-            lease = sign_lease(targets, self._signer, version, targets_version=targets_version, expires_days=self._days)
-            self._folder.write(lease.files(client_id))
+            version = self._version_after(None if standing is None else standing[0])
+            self._sign(client_id, targets, targets_version, version)
         etag = f'"{version:x}"'
         changed = (self._folder.root / "clients" / client_id).stat().st_mtime_ns
         if time.time_ns() - changed > _TICK_NS:
@@ -99,18 +125,29 @@ class Leases:
             remembered.popitem(last=False)
         return etag
 
+    def _is_fresh(self, version: int, renew_after_ms: int) -> bool:
+        now = self._clock_ms()
+        return version <= now + AHEAD_MS and now < version + renew_after_ms
+
     def _standing(self, client_id: str) -> tuple[int, int] | None:
-        """Versions of the lease on disk and of the targets that it names; None if it is absent, damaged, or another server's."""
-        timestamp = self._folder.read(f"clients/{client_id}/timestamp.json")
-        if timestamp is None:
+        """Versions of the lease on disk and of the targets that it names (0: damaged, or another server's); None if there is none."""
+        found = self._timestamp(client_id)
+        if found is None:
             return None
+        version, keyid = found
+        if keyid != self._signer.public_key.keyid:
+            return version, 0
+        snapshot = self._folder.read(f"clients/{client_id}/{version}.snapshot.json")
         try:
-            document = json.loads(timestamp)
-            version = int(document["signed"]["version"])
-            if document["signatures"][0]["keyid"] != self._signer.public_key.keyid:
-                return version, 0
-            snapshot = self._folder.read(f"clients/{client_id}/{version}.snapshot.json")
-            named = json.loads(snapshot or b"")["signed"]["meta"]["targets.json"]["version"]
-            return version, int(named)
+            return version, int(json.loads(snapshot or b"")["signed"]["meta"]["targets.json"]["version"])
+        except (ValueError, KeyError, TypeError):
+            return version, 0
+
+    def _timestamp(self, client_id: str) -> tuple[int, str] | None:
+        """Version of the timestamp on disk and the id of the key that signed it; None if it is absent or damaged."""
+        timestamp = self._folder.read(f"clients/{client_id}/timestamp.json")
+        try:
+            document = json.loads(timestamp or b"")
+            return int(document["signed"]["version"]), str(document["signatures"][0]["keyid"])
         except (ValueError, KeyError, IndexError, TypeError):
             return None

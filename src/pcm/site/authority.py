@@ -160,7 +160,8 @@ def _open_signers(
 
 
 def _open_place(folder: Path, server: Server, lease: Signer, clock: Clock, lease_days: float) -> LogonPlace:
-    place = LogonFolder(folder_of(folder, server, LOGON))
+    # not synced file by file: the database is, and after a power cut all is written again (`projection`)
+    place = LogonFolder(folder_of(folder, server, LOGON), durable=False)
     leases = Leases(place, lease, lambda: int(clock().timestamp() * 1000), lease_days)
     return LogonPlace(server.name, server.folder is None, place, leases)
 

@@ -168,9 +168,7 @@ class Compiler:
         files = signed.files()
         for place in self._site.logon:
             place.folder.write_key(row.client_id, row.public_key.encode())
-            place.folder.write(files)
-            if not place.own:
-                place.leases.ensure(row.client_id)
+            place.leases.publish(signed)
             place.folder.remove_old(row.client_id, set(files), time.time())
 
     def renew_leases(self) -> int:

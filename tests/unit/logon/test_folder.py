@@ -3,11 +3,13 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from securesystemslib.signer import CryptoSigner
 
+from pcm.content.whole_files import write_unnamed, write_whole
 from pcm.logon.folder import LogonFolder, is_logon_name
 from pcm.logon.leases import Leases
 from pcm.model.errors import RequestError
@@ -81,13 +83,13 @@ def test_only_names_of_the_layout_are_known(folder: LogonFolder, name: str, fits
 
 def test_q140928_the_timestamp_comes_last(folder: LogonFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    rename = Path.rename
+    for way in (write_whole, write_unnamed):
 
-    def noted(self: Path, target: Path) -> Path:
-        order.append(target.name.split(".", 1)[1] if target.name[0].isdigit() or len(target.name) > 64 else target.name)
-        return rename(self, target)
+        def noted(path: Path, content: bytes, *, durable: bool, way: Callable[..., None] = way) -> None:
+            way(path, content, durable=durable)
+            order.append(path.name if path.name == "timestamp.json" else path.name.split(".", 1)[1])
 
-    monkeypatch.setattr(Path, "rename", noted)
+        monkeypatch.setattr(f"pcm.logon.folder.{way.__name__}", noted)
     instructions = sign_instructions(ID, b"{}", POLICY, NOW_MS)
     lease = sign_lease(instructions.targets, LEASE, NOW_MS)
     folder.write({**lease.files(ID), **instructions.files()})
@@ -204,3 +206,40 @@ def test_a_damaged_lease_is_signed_again(folder: LogonFolder, damage: bytes) -> 
     folder.write({f"clients/{ID}/timestamp.json": damage})
     clock.ms += 1
     assert Leases(folder, LEASE, clock).ensure(ID) == f'"{clock.ms:x}"'
+
+
+def test_instructions_are_published_with_their_lease(folder: LogonFolder) -> None:
+    clock = Clock()
+    leases = Leases(folder, LEASE, clock)
+    for body in (b"{}", b"{new}"):  # the clock stands still, versions rise all the same
+        instructions = sign_instructions(ID, body, POLICY, clock.ms)
+        leases.publish(instructions)
+    assert signed(folder, "timestamp.json")["version"] == NOW_MS + 1
+    meta = signed(folder, f"{NOW_MS + 1}.snapshot.json")["meta"]
+    assert isinstance(meta, dict)
+    assert meta["targets.json"]["version"] == instructions.version
+    assert leases.ensure(ID) == f'"{NOW_MS + 1:x}"', "the next poll has nothing to sign"
+
+
+def test_half_a_file_is_written_whole_before_anything_names_it(folder: LogonFolder) -> None:
+    instructions = sign_instructions(ID, b"{whole}", POLICY, NOW_MS)
+    lease = sign_lease(instructions.targets, LEASE, NOW_MS)
+    files = {**instructions.files(), **lease.files(ID)}
+    for name, content in files.items():
+        (folder.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.root / name).write_bytes(content[: len(content) // 2])
+    Leases(folder, LEASE, Clock()).publish(instructions)
+    body, targets, *_ = files
+    assert (folder.read(body), folder.read(targets)) == (b"{whole}", instructions.targets)
+    assert signed(folder, f"{NOW_MS}.snapshot.json")["version"] == signed(folder, "timestamp.json")["version"]
+
+
+def test_what_is_there_whole_is_never_seen_shorter(folder: LogonFolder) -> None:
+    """The same file may be published again while clients read it: it is replaced, not written over."""
+    instructions = sign_instructions(ID, b"{whole}", POLICY, NOW_MS)
+    folder.write(instructions.files())
+    [body, _] = instructions.files()
+    with (folder.root / body).open("rb") as reader:
+        folder.write({body: b"{other}"})
+        assert reader.read() == b"{whole}"
+    assert folder.read(body) == b"{other}"
