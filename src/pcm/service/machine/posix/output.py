@@ -22,6 +22,8 @@ from pcm.service.machine.interface import TAIL_BYTES
 _CHUNK_BYTES = 1 << 16
 _PIPE_BYTES = 1 << 20
 _DRAIN_BYTES = 4 << 20  # at a time, so that a flood cannot keep the caller from looking at its clock
+# more than any pipe holds; a user may have handed the pipe of a program that has ended to a process that never stops writing
+_LAST_DRAINS = 16
 
 
 class ProgramOutput:
@@ -108,8 +110,9 @@ class ProgramOutput:
 
     def finish(self) -> bytes:
         """Take in the rest, complete and close the file; returns the tail. Call once the tree is gone."""
-        while self.drain():
-            pass
+        for _ in range(_LAST_DRAINS):
+            if not self.drain():
+                break
         if self.total_bytes > self._stored:
             missing = self.total_bytes - self._stored - len(self._tail)
             self._store(f"\n[... {max(0, missing)} bytes of output were not kept ...]\n".encode() + self._tail)

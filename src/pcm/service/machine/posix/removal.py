@@ -1,14 +1,15 @@
 """Removing a folder and all below it as administrator, when whoever ran there may have left traps. Serves 'clean up' in step 11.
 
 Traps it does not fall into: symbolic links (removed, never followed), folders swapped while it works (it holds descriptors, not
-names), mount points (refused: a package that bound `/` into its folder must not make the service empty the disk), and trees
-deeper than there are descriptors (brought up to the top, piece by piece).
+names), mount points (refused: a package that bound `/` into its folder must not make the service empty the disk), trees
+deeper than there are descriptors (brought up to the top, piece by piece), and a user who goes on adding (an end to patience).
 """
 
 import errno
 import os
 import stat
 import sys
+import time
 from dataclasses import dataclass, field
 
 from pcm.model.errors import MachineError
@@ -18,6 +19,7 @@ if sys.platform == "linux":
     from pcm.service.machine.linux import syscalls
 
 _MAX_DEPTH = 32
+PATIENCE_S = 300.0
 
 
 @dataclass(slots=True)
@@ -46,8 +48,11 @@ def _remove(folder: int, name: str) -> None:
     if top is None:
         return
     levels = [top]
+    patient_until_s = time.monotonic() + PATIENCE_S
     try:
         while levels:
+            if time.monotonic() > patient_until_s:
+                raise TimeoutError(errno.ETIMEDOUT, "more is added than can be removed", name)
             level = levels[-1]
             if level.names:
                 _remove_one(levels, level.names.pop())
