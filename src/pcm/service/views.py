@@ -25,6 +25,7 @@ from pcm.service.records import InstructionRecord, RunRecord
 from pcm.service.state import State
 
 _CLOSED = SETTLED - {Stage.FAILED}
+_REMEMBERED = DONE_WELL | {Stage.RUNNING, Stage.RESTART_PENDING, Stage.FAILED}
 _SHOWN_REFUSALS = 20
 
 
@@ -53,7 +54,7 @@ def may_see(record: InstructionRecord, asker: Asker) -> bool:
 def list_items(state: State, outlook: Outlook, asker: Asker, now: datetime) -> local.Items:
     """What is available, what is coming, what was done: in the order of execution, then what is settled."""
     plan = outlook.plan(now)
-    records = [record for record in Journal(state).records() if _is_current(record) and may_see(record, asker)]
+    records = [record for record in Journal(state).records() if _is_shown(record) and may_see(record, asker)]
     manifests = History(state).manifests(record.manifest_sha256 for record in records)
     place = {line.id: number for number, line in enumerate(plan.lines)}
     records.sort(key=lambda record: (record.state in SETTLED, place.get(record.id, len(place)), record.id))
@@ -97,8 +98,7 @@ def explain(state: State, outlook: Outlook, asker: Asker, wanted: str, now: date
     if line is None:
         lines = [_unplanned(record)]
     elif line.action is Action.DONE:  # what would have to hold for another run says nothing about this one
-        text = f"It is {record.state.value.replace('_', ' ')}. {record.reason}".strip()
-        lines = [local.WhyLine("target", text, record.state in DONE_WELL, record.code)]
+        lines = [local.WhyLine("target", _outcome(record), record.state in DONE_WELL, record.code)]
     else:
         lines = [_why(finding) for finding in line.trace]
     lines += [_attempt(run) for run in History(state).runs(record.id, record.generation)]
@@ -199,7 +199,8 @@ def why_not_run(record: InstructionRecord, manifest: Manifest | None, asker: Ask
     if wanted.purpose != "optional":
         return "it is mandatory: it runs by itself"
     if not record.present or record.state in _CLOSED or record.state in (Stage.RUNNING, Stage.RESTART_PENDING):
-        return f"it is {record.state.value.replace('_', ' ')}" if record.present else "it was withdrawn"
+        done = record.present or record.state in _REMEMBERED
+        return f"it is {record.state.value.replace('_', ' ')}" if done else "it was withdrawn"
     if record.verdict_code:
         return record.verdict_reason or "it was refused"
     if program is None:
@@ -223,8 +224,13 @@ def _why_not_for(record: InstructionRecord, program: Program, asker: Asker) -> s
     return "" if may_see(record, asker) else "it is not offered to you"
 
 
-def _is_current(record: InstructionRecord) -> bool:
-    return record.present or record.state in (Stage.RUNNING, Stage.RESTART_PENDING)
+def _is_shown(record: InstructionRecord) -> bool:
+    """What stands in the newest instructions, what is at work, and what was done.
+
+    A site names what is undone only, so what succeeded is soon no longer named: it is not withdrawn, it is history, and
+    is shown until `History.prune` forgets it.
+    """
+    return record.present or record.state in _REMEMBERED
 
 
 def _item(
@@ -286,7 +292,11 @@ def _unplanned(record: InstructionRecord) -> local.WhyLine:
     if record.present:
         text = "What its packager says about it has not come yet: no distribution server has answered with it."
         return local.WhyLine("source", text, holds=False, code="wait.source")
-    return local.WhyLine("target", record.reason or "It is settled.", holds=False, code=record.code)
+    return local.WhyLine("target", _outcome(record), record.state in DONE_WELL, record.code)
+
+
+def _outcome(record: InstructionRecord) -> str:
+    return f"It is {record.state.value.replace('_', ' ')}. {record.reason}".strip()
 
 
 def _attempt(run: RunRecord) -> local.WhyLine:

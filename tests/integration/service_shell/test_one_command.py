@@ -3,6 +3,8 @@
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from pcm.model.assignment import State as Stage
 from pcm.service.journal import Journal
 from pcm.service.state import State
@@ -39,6 +41,32 @@ def test_q269768_what_the_newest_file_does_not_name_is_withdrawn(
     with State.open(client.places.state, utc_now()) as state:
         assert [record.state for record in Journal(state).records()] == [Stage.WITHDRAWN]
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("purpose", ["mandatory", "optional"])
+def test_what_was_done_stays_in_sight_once_the_site_no_longer_names_it(
+    site: StaticSite, client: Client, marker: Path, purpose: str
+) -> None:
+    """A site names what is undone only: what succeeded leaves the file, and is history, not withdrawn."""
+    manifest, other = site.package(marker), site.package(marker, name="other", release=6)
+    changes = {"purpose": purpose} if purpose == "mandatory" else {"purpose": purpose, "mandatory_after": None}
+    wanted = client.mandatory(manifest, **changes)
+    site.order(client.client_id, [wanted])
+    client.once()
+    if purpose == "optional":
+        with State.open(client.places.state, utc_now()) as state:
+            Journal(state).request(wanted.id, "ann", utc_now())
+        client.once()
+    site.order(client.client_id, [client.mandatory(other, number=2)])
+    client.once()
+    items = client.items()
+    assert (items["viewer"]["state"], items["other"]["state"]) == ("succeeded", "succeeded")
+    assert not items["viewer"].get("can_run")
+    why = client.answer("why", wanted.id)
+    [target] = [line for line in why["lines"] if line["about"] == "target"]
+    assert target.get("holds", True)
+    assert target["text"].startswith("It is succeeded.")
+    assert marker.read_text() == "installed\n" * 2
 
 
 def test_q166765_the_same_order_again_runs_nothing_and_a_new_generation_does(
