@@ -73,6 +73,9 @@ def _section(title: str, record: Record) -> str:
     for name, known in record.keys.items():
         required = " **Required.**" if known.required else ""
         rows.append(f"| `{name}` | {_cell(known.about)}{required} | {_cell(known.kind.expected)} |")
+    if record.later:
+        later = ", ".join(f"`{name}` ({about})" for name, about in record.later.items())
+        rows.append(f"\nReserved, and refused because this version of the service does not do it yet: {later}.")
     return "\n".join(rows) + "\n"
 
 

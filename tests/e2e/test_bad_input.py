@@ -48,9 +48,10 @@ MISTAKES = {
     "bad platform": (HEAD.replace("linux-any", "beos-any") + RUN, (3, 13), "platforms[0]"),
     "shell line": (HEAD + "programs:\n  install: {command: ./setup --quiet}\n", (5, 22), "programs.install.command"),
     "unknown parameter": (HEAD + "programs:\n  install: {command: [./setup, '{MODE}']}\n", (5, 32), "MODE"),
-    "path upwards": (HEAD + "icon: ../icon.png\n" + RUN, (4, 7), "icon"),
-    "absolute path": (HEAD + "icon: /etc/passwd\n" + RUN, (4, 7), "icon"),
-    "reserved path": (HEAD + "icon: con.txt\n" + RUN, (4, 7), "icon"),
+    "path upwards": (HEAD + RUN.replace("{", "{working_directory: ../up, "), (5, 32), "working_directory"),
+    "reserved path": (HEAD + RUN.replace("{", "{working_directory: con, "), (5, 32), "working_directory"),
+    "path from nowhere": (HEAD + RUN.replace("{", "{detect: {file: etc/passwd}, "), (5, 28), "is not absolute"),
+    "key of a later version": (HEAD + RUN.replace("{", "{rollback_to: install, "), (5, 13), "does not do this yet"),
     "bad duration": (HEAD + "programs:\n  install: {command: [./setup], timeout: soon}\n", (5, 42), "timeout"),
     "no programs": (HEAD, (1, 1), "programs"),
 }

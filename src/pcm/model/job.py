@@ -46,8 +46,10 @@ def check_order(order: JobOrder, now: datetime) -> JobOrder:
     """Return `order` if its settings do not contradict each other.
 
     Raises:
-        RequestError: `job.contradiction`, naming the two settings that cannot both hold.
+        RequestError: `job.contradiction`, naming the two settings that cannot both hold; `job.unsupported`: a setting that the
+            format has and no client acts on yet (KB Q154931).
     """
+    _check_supported(order)
     offer = order.offer_after or now
     for name in ("offer_after", "mandatory_after", "expires_after"):
         moment = getattr(order, name)
@@ -70,6 +72,13 @@ def check_order(order: JobOrder, now: datetime) -> JobOrder:
     return order
 
 
+def _check_supported(order: JobOrder) -> None:
+    if order.restart_policy != "ask":
+        raise _unsupported(f"restart_policy {order.restart_policy!r}", "clients restart no computer by themselves")
+    if order.notify != Notify():
+        raise _unsupported("notify", "clients show no message and no countdown")
+
+
 def _check_expiry(order: JobOrder, expires: datetime, offer: datetime, now: datetime) -> None:
     if expires <= offer:
         raise _contradiction("the job expires (expires_after) before it is offered (offer_after)")
@@ -85,6 +94,11 @@ def _check_expiry(order: JobOrder, expires: datetime, offer: datetime, now: date
 def job_id(number: int) -> str:
     """The job id of a 50-bit number: 'j' and ten letters or digits. The site draws the number at random."""
     return "j" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(0, 50, 5))
+
+
+def _unsupported(what: str, why: str) -> RequestError:
+    message = f"The job sets {what}, but this version of the service does not do this yet: {why}. Leave it out."
+    return RequestError(message, code="job.unsupported")
 
 
 def _contradiction(why: str) -> RequestError:

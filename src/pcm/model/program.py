@@ -20,6 +20,8 @@ Variable = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$(?
 Seconds = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 Code = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**32 - 1)]
 Codes = Annotated[tuple[Code, ...], msgspec.Meta(max_length=64)]
+NOT_YET = ("interaction", "health", "rollback_to", "blocking_processes")
+"""Fields of a program that the format has and this version of the service does not act on: their defaults only."""
 _PLACEHOLDER = re.compile(r"(?:[-/]{0,2}[A-Za-z_][A-Za-z0-9_.-]*=)?\{([A-Za-z][A-Za-z0-9_]{0,39})\}")
 
 
@@ -135,6 +137,17 @@ class Program(msgspec.Struct, frozen=True, omit_defaults=True):
     def placeholders(self) -> frozenset[str]:
         """Names of the parameters that this command line uses."""
         return frozenset(name for argument in self.argv if (name := placeholder_of(argument)) is not None)
+
+
+_AT_REST = {field.name: field.default for field in msgspec.structs.fields(Program) if field.name in NOT_YET}
+
+
+def asks_for_more(program: Program) -> tuple[str, ...]:
+    """Fields of a signed program that this version of the service does not act on, but that ask for something.
+
+    A condition that is ignored is a condition that silently does not hold, so whoever meets one refuses the program (KB Q154931).
+    """
+    return tuple(name for name, default in _AT_REST.items() if getattr(program, name) != default)
 
 
 def check_placeholders(argv: tuple[str, ...], declared: frozenset[str]) -> None:

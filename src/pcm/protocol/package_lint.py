@@ -67,7 +67,7 @@ def lint_package(description: PackageDescription, files: tuple[PackageFile, ...]
     Returns:
         Findings in the order of the file.
     """
-    findings = list(_whole(description, files))
+    findings = list(_whole(description))
     known = {file.path: file for file in files}
     for name, program in description.package.programs.items():
         key = f"programs.{name}"
@@ -88,7 +88,7 @@ def _finding(
     return Finding(level, rule, description.file, line, column, key, message)
 
 
-def _whole(description: PackageDescription, files: tuple[PackageFile, ...]) -> Iterator[Finding]:
+def _whole(description: PackageDescription) -> Iterator[Finding]:
     package = description.package
     if not any(_UNDOING.fullmatch(name) for name in package.programs):
         yield _finding(
@@ -98,8 +98,6 @@ def _whole(description: PackageDescription, files: tuple[PackageFile, ...]) -> I
             "programs",
             "no program takes the software away again: add 'uninstall'",
         )
-    if package.icon is not None and package.icon not in {file.path for file in files}:
-        yield _finding(description, "error", "missing-file", "icon", f"{package.icon} is not in the package directory")
     used = {name for program in package.programs.values() for name in program.placeholders()}
     for name in package.parameters:
         if name not in used:
@@ -162,8 +160,6 @@ def _shell_of(key: str, program: Program, description: PackageDescription) -> It
 
 
 def _questions_of(key: str, program: Program, description: PackageDescription) -> Iterator[Finding]:
-    if program.interaction == "allowed":
-        return
     name, words = _program_name(program), {part.lower() for part in program.argv[1:]}
     wanted = ""
     if name == "msiexec" and not words & {"/qn", "/quiet", "/q", "-qn", "-quiet"}:
@@ -175,7 +171,7 @@ def _questions_of(key: str, program: Program, description: PackageDescription) -
     elif re.match(r"(setup|install)", name) and program.argv[0].lower().endswith(".exe") and not words & _QUIET_SETUP:
         wanted = "/S or /quiet (what it takes, its maker says)"
     if wanted:
-        message = f"{name} may ask questions that nobody sees: add {wanted}, or say interaction: allowed"
+        message = f"{name} may ask questions that nobody sees: add {wanted}"
         yield _finding(description, "warning", "interactive", f"{key}.command", message)
 
 

@@ -74,9 +74,7 @@ def _build_program(read: dict[str, Any]) -> dict[str, Any]:
     names = {"command": "argv", "timeout": "timeout_s", "estimated": "estimated_s", "disk": "disk_bytes"}
     dangerous = read.pop("dangerous", None)
     made = {names.get(key, key): value for key, value in read.items()}
-    _program(
-        {key: value for key, value in made.items() if key != "rollback_to"}
-    )  # its own rules, told at its own place
+    _program(made)  # its own rules, told at its own place
     return made | {"dangerous": dangerous}
 
 
@@ -110,6 +108,11 @@ def _check_variable(name: str) -> None:
         raise ValueError(f"{name[:60]!r} cannot be the name of an environment variable")
 
 
+def _check_folder(path: str) -> None:
+    if not path.startswith("/") and ":" not in path:
+        check_relative_path(path.removesuffix("/"))
+
+
 _PROGRAM = Record(
     "a program",
     {
@@ -119,19 +122,17 @@ _PROGRAM = Record(
             required=True,
         ),
         "run_as": Key(Choice(("system", "user")), "system (default) or the logged-on user."),
-        "interaction": Key(Choice(("none", "allowed")), "Whether it may show windows. Default: none."),
         "presence": Key(Choice(("any", "logged_on", "logged_off")), "Who must be there when it runs. Default: any."),
         "timeout": Key(Duration(), "Its whole process tree is ended after this. Default: 1h."),
         "exit_codes": Key(_EXIT_CODES, "What its exit codes mean."),
-        "working_directory": Key(Text("a folder"), "A folder of the package, or an absolute path. Default: the package."),
+        "working_directory": Key(
+            Text("a folder", check=_check_folder), "A folder of the package, or an absolute path. Default: the package."
+        ),
         "environment": Key(
             MapOf(Text("a name", 100, check=_check_variable, pattern=_ENVIRONMENT_NAME), _ARGUMENT),
             "Environment variables; all others are absent.",
         ),
         "detect": Key(DETECTION, "How to see that its work is done."),
-        "health": Key(DETECTION, "What must hold some time later too."),
-        "rollback_to": Key(Text("a program's name", 40), "The program of this package that undoes it."),
-        "blocking_processes": Key(ListOf(Text("a process name", 100), 0, 64), "Programs that must not be running."),
         "user_requestable": Key(Flag(), "Whether a user may ask for it in the PCM application."),
         "approvals": Key(
             Number(0, 20), f"How many approvers must sign an order. Default: 0; {DANGEROUS_APPROVALS} for what is dangerous."
@@ -145,8 +146,12 @@ _PROGRAM = Record(
         "cmd": "command", "argv": "command", "args": "command", "run": "command", "exec": "command", "timeout_s": "timeout",
         "detection": "detect", "check": "detect", "user": "run_as", "context": "run_as", "env": "environment",
         "cwd": "working_directory", "workdir": "working_directory", "exit": "exit_codes", "returncodes": "exit_codes",
-        "rollback": "rollback_to", "disk_bytes": "disk", "estimated_s": "estimated", "available": "user_requestable",
+        "disk_bytes": "disk", "estimated_s": "estimated", "available": "user_requestable",
         "optional": "user_requestable",
+    },
+    {
+        "interaction": "whether it may show windows", "health": "what must hold some time later too",
+        "rollback_to": "the program that undoes it", "blocking_processes": "programs that must not be running",
     },
 )  # fmt: skip
 _PARAMETER = Record(
@@ -187,7 +192,6 @@ KEYS = Record(
         "min_release": Key(_RELEASE, "The oldest release that a client may go back to from this one. Default: 1."),
         "publisher": Key(Text("a name", 200, 0), "Who makes the software."),
         "summary": Key(Text("one line", 200, 0), "What it is, in one line."),
-        "icon": Key(Text("a file of the package", check=check_relative_path), "A picture in the package directory."),
         "platforms": Key(
             ListOf(Text("a platform such as linux-x86_64", 40, check=check_platform, pattern=_PLATFORM_PATTERN), 1, 16,
                    hint="write [linux-x86_64]"),
@@ -212,6 +216,7 @@ KEYS = Record(
         "author": "publisher", "platform": "platforms", "commands": "programs", "depends": "requires",
         "dependencies": "requires", "params": "parameters",
     },
+    {"icon": "a picture for lists"},
 )  # fmt: skip
 
 
@@ -261,12 +266,6 @@ def _check_across(read: dict[str, Any], reading: Reading) -> None:
     for name, program in programs.items():
         for index, argument in enumerate(program["argv"]):
             _check_argument(f"programs.{name}.command[{index}]", argument, declared, reading)
-        target = program.get("rollback_to")
-        if target is not None and target not in programs:
-            key = f"programs.{name}.rollback_to"
-            reading.note(
-                reading.places[key], key, f"{target!r} is no program of this package", f"one of {', '.join(programs)}"
-            )
 
 
 def _check_argument(key: str, argument: str, declared: dict[str, Any], reading: Reading) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, insert, select
 
 from pcm.model.errors import RequestError
 from pcm.model.job import JobOrder, check_order, job_id
-from pcm.model.program import Program, build_argv
+from pcm.model.program import Program, asks_for_more, build_argv
 from pcm.protocol import codec
 from pcm.protocol.admin_jobs import JobPlan, PlannedClient
 from pcm.protocol.manifest import Manifest
@@ -48,8 +48,8 @@ def resolve(connection: Connection, order: JobOrder, now: datetime) -> Resolved:
     """Check an order against everything that it names, and decide about each client of its group.
 
     Raises:
-        RequestError: `job.contradiction`, `job.nothing_to_run`, `job.not_approvable`, `job.secret`, `package.withdrawn`,
-            `package.not_ready`, `request.parameter`, `not_found`.
+        RequestError: `job.contradiction`, `job.nothing_to_run`, `job.not_approvable`, `job.secret`, `job.unsupported`,
+            `package.withdrawn`, `package.not_ready`, `request.parameter`, `not_found`.
     """
     check_order(order, now)
     package = catalogue.find_package(connection, order.package)
@@ -158,6 +158,13 @@ def site_expiry(order: JobOrder) -> datetime | None:
 
 
 def _check_program(connection: Connection, order: JobOrder, manifest: Manifest, program: Program) -> tuple[str, ...]:
+    unknown = asks_for_more(program)
+    if unknown:
+        raise RequestError(
+            f"Program {order.program} of {order.package} {manifest.version} asks for {', '.join(unknown)}: this version of the "
+            "service does not do this yet, so every client would refuse it.",
+            code="job.unsupported",
+        )
     for name in order.parameters:
         if name in manifest.parameters and manifest.parameters[name].secret:
             raise RequestError(

@@ -32,6 +32,7 @@ REFUSALS: dict[str, str] = {
     "trust.unknown_version": "A document is written in a major version that this PCM service does not understand.",
     "trust.unsigned": "Metadata lacks the signatures of the keys that must sign it.",
     "trust.unsigned_program": "No packager has signed this program: no manifest names it, or it was withdrawn.",
+    "trust.unsupported": "The program asks for what this version of the service does not do; it is not run without that.",
     "trust.wrong_recipient": "The instruction file is made for another client.",
     "trust.wrong_site": "The document is made for another site.",
     "trust.wrong_type": "One kind of document was put in the place of another.",

@@ -15,7 +15,7 @@ from datetime import datetime
 from pcm.model.errors import PcmError, RequestError, TransferError, TrustError
 from pcm.model.instruction import Instruction, ManifestReference
 from pcm.model.names import check_name, platform_fits
-from pcm.model.program import Program, build_argv
+from pcm.model.program import Program, asks_for_more, build_argv
 from pcm.protocol.manifest import Manifest, manifest_target, read_manifest
 from pcm.protocol.policy import SitePolicy
 from pcm.trust.approvals import Agreement, check_approvals
@@ -188,12 +188,24 @@ def _judge(instruction: Instruction, manifest: Manifest, around: Circumstances) 
             "trust.unsigned_program",
             f"{manifest.package} {manifest.version} has no signed program {instruction.program!r}.",
         )
+    _check_supported(instruction, program)
     try:
         argv = build_argv(program, manifest.parameters, instruction.parameters)
     except RequestError as error:
         raise refuse("trust.arguments", error.message) from None
     agreement = check_approvals(instruction, program.approvals, around.policy, around.client_id, around.now)
     return Accepted(instruction, manifest, program, argv, agreement)
+
+
+def _check_supported(instruction: Instruction, program: Program) -> None:
+    """Check 11: whatever restricts the program is something that this service does (KB Q154931)."""
+    unknown = asks_for_more(program)
+    if unknown:
+        raise refuse(
+            "trust.unsupported",
+            f"Program {instruction.program} of {instruction.package} {instruction.version} asks for {', '.join(unknown)}; "
+            "this version of the service does not do this yet.",
+        )
 
 
 def _check_identity(instruction: Instruction, manifest: Manifest) -> None:

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import insert
 
 from pcm.model.errors import RequestError
+from pcm.model.instruction import Notify
 from pcm.model.job import JobOrder
 from pcm.model.program import Parameter, Program
 from pcm.protocol.admin_jobs import GroupOrder, JobPlan
@@ -95,6 +96,30 @@ def test_q174933_settings_that_contradict_are_refused_with_the_reason(ready: Off
         error = refused(ready, **fields)
         assert error.code == "job.contradiction"
         assert "contradicts itself" in error.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"restart_policy": "force"}, "restart_policy 'force'"),
+        ({"restart_policy": "never"}, "restart_policy 'never'"),
+        ({"notify": Notify(show=False)}, "notify"),
+        ({"notify": Notify(countdown_s=60)}, "notify"),
+    ],
+)
+def test_q154931_what_no_client_acts_on_cannot_be_ordered(ready: Office, fields: dict[str, Any], named: str) -> None:
+    error = refused(ready, **fields)
+    assert error.code == "job.unsupported"
+    assert named in error.message
+    assert "does not do this yet" in error.message
+
+
+def test_q154931_a_program_that_every_client_would_refuse_cannot_be_ordered(office: Office) -> None:
+    office.package(programs={"install": Program(argv=("/bin/true",), blocking_processes=("tool",))})
+    office.enrolled()
+    error = refused(office)
+    assert error.code == "job.unsupported"
+    assert "blocking_processes" in error.message
 
 
 def test_q174462_a_job_with_nothing_to_run_is_refused(ready: Office) -> None:

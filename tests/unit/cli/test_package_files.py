@@ -93,7 +93,6 @@ def test_lint_lets_pass(command: str, files: tuple[str, ...]) -> None:
 def test_lint_sees_what_is_absent() -> None:
     assert rules(GOOD.replace("    detect: {dpkg: jq}\n", ""), "jq.deb") == {("warning", "no-detection")}
     assert rules(GOOD.partition("  uninstall")[0], "jq.deb") == {("warning", "no-uninstall")}
-    assert rules("icon: x.png\n" + GOOD, "jq.deb") == {("error", "missing-file")}
     assert rules("parameters: {A: {enum: [a]}}\n" + GOOD, "jq.deb") == {("warning", "unused-parameter")}
     assert rules(with_command("[dpkg, -i, jq.deb]", "\n    working_directory: sub"), "jq.deb") == {
         ("error", "missing-file")

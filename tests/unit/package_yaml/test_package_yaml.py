@@ -1,5 +1,7 @@
 """`package.yaml`: what a good one becomes, and what each kind of mistake says: file, line, column, key, found, expected."""
 
+from collections.abc import Mapping
+
 import jsonschema
 import msgspec
 import pytest
@@ -20,7 +22,10 @@ from pcm.model.detection import (
 )
 from pcm.model.errors import RequestError
 from pcm.model.package import Package, PackageFile, PackageReference
-from pcm.protocol.package_yaml import PackageDescription, package_schema, read_package_yaml
+from pcm.model.program import NOT_YET
+from pcm.protocol.package_yaml import KEYS, PackageDescription, package_schema, read_package_yaml
+from pcm.protocol.yaml_kinds import MapOf
+from pcm.protocol.yaml_records import Record
 from pcm.protocol.yaml_tree import MAX_BYTES, DescriptionError, Problem
 
 SEVEN_ZIP = rb"""name: seven-zip
@@ -28,7 +33,6 @@ version: "24.08"
 release: 12                    # optional; else counted up
 publisher: Igor Pavlov
 summary: File archiver
-icon: icon.png
 platforms: [windows-x86_64, windows-arm64]
 parameters:
   INSTALLDIR: {pattern: 'C:\\[\w \\]+', max_length: 120}
@@ -101,10 +105,35 @@ def test_files_and_release_come_later() -> None:
     assert msgspec.convert(msgspec.to_builtins(package), Package) == package
 
 
-def test_an_icon_must_be_a_file_of_the_package() -> None:
-    description = read("icon: logo.png\n" + SMALL)
-    with pytest.raises(RequestError, match=r"logo\.png"):
-        description.with_files((), 1)
+@pytest.mark.parametrize(
+    ("text", "place", "key"),
+    [
+        ("icon: logo.png\n" + SMALL, (1, 1), "icon"),
+        (with_program("interaction: allowed"), (7, 5), "programs.install.interaction"),
+        (with_program("interaction: none"), (7, 5), "programs.install.interaction"),
+        (with_program("health: {file: /usr/bin/jq}"), (7, 5), "programs.install.health"),
+        (with_program("rollback_to: install"), (7, 5), "programs.install.rollback_to"),
+        (with_program("blocking_processes: [jq]"), (7, 5), "programs.install.blocking_processes"),
+    ],
+)
+def test_q154931_a_key_that_nothing_acts_on_is_refused(text: str, place: tuple[int, int], key: str) -> None:
+    (problem,) = mistakes(text)
+    assert ((problem.line, problem.column), problem.key) == (place, key)
+    assert "this version of the service does not do this yet" in str(problem)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(text.replace("1.10", "'1.10'")), package_schema())
+
+
+def test_q154931_what_the_service_does_not_act_on_cannot_be_written() -> None:
+    assert all(name in _later("programs") for name in NOT_YET)
+    read(SMALL)  # the same file without them is fine
+
+
+def _later(key: str) -> Mapping[str, str]:
+    kind = KEYS.keys[key].kind
+    assert isinstance(kind, MapOf)
+    assert isinstance(kind.value, Record)
+    return kind.value.later
 
 
 @pytest.mark.parametrize("name", ["uninstall", "uninstall-old", "purge", "remove", "wipe-data"])
@@ -124,18 +153,16 @@ def test_a_packager_can_mark_any_program_as_dangerous() -> None:
 def test_every_key_of_a_program_arrives() -> None:
     program = read(
         with_program(
-            "run_as: user\ninteraction: allowed\npresence: logged_on\ntimeout: 1h30m\nworking_directory: /opt\n"
+            "run_as: user\npresence: logged_on\ntimeout: 1h30m\nworking_directory: /opt\n"
             "exit_codes: {success: [0, 5], restart: [], retry: [-1]}\nenvironment: {LANG: C.UTF-8, EMPTY: ''}\n"
-            "health: {file: /usr/bin/jq}\nrollback_to: install\nblocking_processes: [jq]\nuser_requestable: true\n"
+            "user_requestable: true\n"
             "approvals: 1\nestimated: 90s\ndisk: 1.5 GB"
         )
     ).package.programs["install"]
-    assert (program.run_as, program.interaction, program.presence) == ("user", "allowed", "logged_on")
+    assert (program.run_as, program.presence, program.user_requestable) == ("user", "logged_on", True)
     assert (program.timeout_s, program.estimated_s, program.disk_bytes) == (5400, 90, 1_500_000_000)
     assert (program.exit_codes.success, program.exit_codes.restart, program.exit_codes.retry) == ((0, 5), (), (-1,))
     assert program.environment == {"LANG": "C.UTF-8", "EMPTY": ""}
-    assert (program.rollback_to, program.blocking_processes, program.user_requestable) == ("install", ("jq",), True)
-    assert program.health == FileDetection("/usr/bin/jq")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +223,7 @@ def test_anchors_and_aliases_work_within_reason() -> None:
             "release: 2\nmin_release: 3\n" + SMALL,
             "package.yaml:2:1: min_release: it is newer than release; expected at most 2",
         ),
-        ("icon: ../x.png\n" + SMALL, "package.yaml:1:7: icon: path '../x.png' is not allowed"),
+        (with_program("working_directory: ../x"), "programs.install.working_directory: path '../x' is not allowed"),
         ("requires: [{name: x}]\n" + SMALL, "did you mean 'package'?"),
         ("parameters: {A: {}}\n" + SMALL, "a parameter needs either enum or pattern"),
         ("parameters: {A: {pattern: '('}}\n" + SMALL, "is not a regular expression"),
@@ -220,7 +247,6 @@ def test_anchors_and_aliases_work_within_reason() -> None:
         (with_program("user_requestable: yes"), "expected true or false (write true)"),
         (with_program("user_requestable: 'true'"), "expected true or false"),
         (with_program("approvals: 21"), "expected a whole number from 0 to 20"),
-        (with_program("rollback_to: back"), "'back' is no program of this package; expected one of install"),
         (with_program("exit_codes: {success: [0], retry: [0]}"), "an exit code stands in two classes"),
         (with_program("exit_codes: {success: 0}"), "write [0]"),
         (with_program("environment: {'A B': x}"), "cannot be the name of an environment variable"),
@@ -317,7 +343,7 @@ def test_places_lead_back_into_the_file() -> None:
     description = read(SMALL)
     assert description.place("programs.install.command[1]") == (6, 21)
     assert description.place("programs.install.detect") == (5, 3)
-    assert description.place("icon") == (1, 1)
+    assert description.place("publisher") == (1, 1)
 
 
 @given(st.binary(max_size=400))
@@ -390,7 +416,7 @@ def test_arbitrary_arrangements_of_our_own_words_give_a_package_or_problems(word
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
         max_leaves=6,
     ),
-    st.sampled_from(["release", "platforms", "parameters", "requires", "icon", "programs", "summary"]),
+    st.sampled_from(["release", "platforms", "parameters", "requires", "publisher", "programs", "summary"]),
 )
 def test_any_value_under_any_key_gives_a_package_or_problems(value: object, key: str) -> None:
     document = yaml.safe_load(SMALL) | {"version": "1", key: value}

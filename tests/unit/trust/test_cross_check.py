@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pcm.model.detection import FileDetection
 from pcm.model.errors import PcmError, StoreError, TransferError
 from pcm.model.instruction import Instruction, ManifestReference
 from pcm.model.package import PackageReference
-from pcm.model.program import Program
+from pcm.model.program import NOT_YET, Program
 from pcm.protocol.manifest import Manifest, write_manifest
 from pcm.protocol.policy import SitePolicy
 from pcm.trust import cross_check as subject
@@ -59,6 +60,29 @@ def test_an_honest_instruction_gets_its_command_line() -> None:
 
 def test_a_program_that_no_packager_signed() -> None:
     assert judge_one(instruction={"program": "format-disk"}) == "trust.unsigned_program"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"interaction": "allowed"},
+        {"health": FileDetection("/usr/bin/tool")},
+        {"rollback_to": "install"},
+        {"blocking_processes": ("tool",)},
+    ],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_q154931_a_condition_that_this_service_does_not_keep_is_refused_by_name(asked: dict[str, Any]) -> None:
+    (name,) = asked
+    assert name in NOT_YET
+    manifest = a_manifest(programs={"install": Program(argv=("setup",), **asked), "repair": Program(argv=("setup",))})
+    instruction = instruction_for(manifest)
+    (verdict,) = subject.cross_check([instruction], {instruction.id: write_manifest(manifest)}, around())
+    assert isinstance(verdict, Refused)
+    assert verdict.error.code == "trust.unsupported"
+    assert name in verdict.error.message
+    assert "does not do this yet" in verdict.error.message
+    assert judge_one(manifest, {"program": "repair"}) == "accepted", "only the program that asks for it"
 
 
 @pytest.mark.parametrize(
