@@ -53,9 +53,9 @@ class LogonFolder:
             if not is_logon_name(name):
                 raise RequestError(f"{name[:200]!r} is no name on a logon server.", code="request.logon_name")
         for name in sorted(files, key=_rank):
-            # leases look for the newest targets, and clients for the timestamp; the rest is known to nobody until one of these names it
+            # leases look for the newest targets, clients for the timestamp; the rest nobody knows until one of these names it
             write = write_whole if name.endswith((".targets.json", "/timestamp.json", ".root.json")) else write_unnamed
-            write(self.root / name, files[name], durable=self._durable)
+            write(f"{self.root}/{name}", files[name], durable=self._durable)
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes, or None if it is not there or has no such name."""
@@ -80,8 +80,8 @@ class LogonFolder:
     def write_key(self, client_id: str, pem: bytes) -> None:
         """Say by which public key (PEM SubjectPublicKeyInfo) this client signs its requests.
 
-        Every publication comes by here, so a key that stands is known by its length and not read: a client's id is the hash of its
-        key, so it never has another, and readers compare. It is synced, so it never is half a key.
+        Every publication comes by here, so a key that stands is known by its length and not read: a client's id is the hash of
+        its key, so it never has another, and readers compare. It is synced, so it never is half a key.
         """
         path = self._client(client_id) / PUBLIC_KEY
         with contextlib.suppress(OSError):
@@ -124,9 +124,11 @@ class LogonFolder:
         folder, removed = self._client(client_id), 0
         with storing(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
             for entry in entries:
-                name = entry.name
-                if name == "timestamp.json" or f"clients/{client_id}/{name}" in keep or not _CLIENT_FILE.match(name):
+                found = _CLIENT_FILE.match(entry.name)
+                if not found or entry.name == "timestamp.json" or f"clients/{client_id}/{entry.name}" in keep:
                     continue
+                if found[1] and int(found[1]) / 1000 > now - grace_s:
+                    continue  # its version says when it was signed: there is nothing to look up
                 with contextlib.suppress(FileNotFoundError):
                     if entry.stat(follow_symlinks=False).st_mtime < now - grace_s:
                         os.unlink(entry.path)  # noqa: PTH108 (a path object for each entry costs more than the entry)

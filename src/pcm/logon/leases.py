@@ -1,9 +1,9 @@
 """Leases: a logon server's own word, signed with its lease key, that a client's targets are the newest it has.
 
 Serves steps 5 and 6: the site publishes instructions together with their lease, and `app` asks before it serves a timestamp. A
-lease is signed anew when it has used up a quarter of its time, or when others have written newer targets, and otherwise stays as it
-is, so that an idle poll is answered 'not changed'. The lease key says nothing about what a client should do; that is for the policy
-key, which no logon server holds.
+lease is signed anew when it has used up a quarter of its time, or when others have written newer targets; otherwise it stays as
+it is, so that an idle poll is answered 'not changed'. The lease key says nothing about what a client should do; that is for the
+policy key, which no logon server holds.
 """
 
 import json
@@ -130,7 +130,7 @@ class Leases:
         return version <= now + AHEAD_MS and now < version + renew_after_ms
 
     def _standing(self, client_id: str) -> tuple[int, int] | None:
-        """Versions of the lease on disk and of the targets that it names (0: damaged, or another server's); None if there is none."""
+        """Versions of the lease on disk and of the targets that it names (0: damaged, or not ours); None if there is none."""
         found = self._timestamp(client_id)
         if found is None:
             return None

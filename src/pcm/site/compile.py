@@ -47,6 +47,8 @@ class Compiler:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._proofs: dict[tuple[str, int], Mapping[str, Sequence[str]]] = {}
+        # the last batch, so that its files are written without reading them back; the database decides what is written
+        self._fresh: dict[int, SignedInstructions] = {}
 
     def compile_now(self) -> int:
         """Compile and write until nothing is left to do now; how many files were signed.
@@ -73,18 +75,21 @@ class Compiler:
             turn = self._begin(connection, [row.id for row in rows], now)
             changed: list[dict[str, Any]] = []
             clean: list[int] = []
+            fresh: dict[int, SignedInstructions] = {}
             for row in rows:
                 try:
-                    values = self._compile_one(row, turn)
+                    made = self._compile_one(row, turn)
                 except PcmError as error:
                     self._put_off(connection, row, error, now)
                     continue
-                if values is None:
+                if made is None:
                     clean.append(row.id)
                 else:
+                    values, fresh[row.id] = made
                     changed.append(values)
             _save(connection, changed, clean)
             turn.sources.note_served(connection, [*clean, *(values["row"] for values in changed)])
+        self._fresh = fresh
         return len(rows), len(changed)
 
     def _begin(self, connection: Connection, ids: list[int], now: datetime) -> _Turn:
@@ -111,8 +116,8 @@ class Compiler:
             self._proofs[key] = approvals.proofs(connection, job)
         return self._proofs[key]
 
-    def _compile_one(self, row: AnyRow, turn: _Turn) -> dict[str, Any] | None:
-        """New values for a client's row, or None if its file stays as it is."""
+    def _compile_one(self, row: AnyRow, turn: _Turn) -> tuple[dict[str, Any], SignedInstructions] | None:
+        """New values for a client's row, and its signed file; or None if that stays as it is."""
         site, now = self._site, turn.now
         file, digest = content(
             turn.frame, row.client_id, turn.sources.instructions(row.id, row.client_id), row.dropped_seq
@@ -124,7 +129,7 @@ class Compiler:
         body = finish(file, serial, now, expires, turn.floor, row.last_seq)
         version = next_version(int(now.timestamp() * 1000), row.targets_version or None)
         signed = sign_instructions(row.client_id, body, site.policy, version, expires_days=days)
-        return {
+        values = {
             "row": row.id,
             "serial": serial,
             "content_sha256": digest,
@@ -133,6 +138,7 @@ class Compiler:
             "targets_version": version,
             "body_expires": expires,
         }
+        return values, signed
 
     def write_batch(self) -> int:
         """Write what the database has and the logon servers have not; how many clients' files."""
@@ -140,11 +146,12 @@ class Compiler:
         now = site.clock()
         with site.database.read() as connection:
             rows = connection.execute(_unwritten(now)).all()
+            signed = self._load_signed(connection, rows)
         done: list[dict[str, Any]] = []
         failed: list[tuple[AnyRow, PcmError]] = []
         for row in rows:
             try:
-                self._write_one(row)
+                self._write_one(row, signed.get(row.id))
             except PcmError as error:
                 failed.append((row, error))
             else:
@@ -156,20 +163,33 @@ class Compiler:
                     self._put_off(connection, row, reason, now)
         return len(done)
 
-    def _write_one(self, row: AnyRow) -> None:
+    def _load_signed(self, connection: Connection, rows: Sequence[AnyRow]) -> dict[int, SignedInstructions]:
+        """What is to be written: from the batch just signed, else from the database. A version never stands for two contents."""
+        fresh, self._fresh = self._fresh, {}
+        known = {
+            row.id: fresh[row.id] for row in rows if row.id in fresh and fresh[row.id].version == row.targets_version
+        }
+        others = [row.id for row in rows if row.id not in known]
+        if others:
+            for row in connection.execute(_stored(others)):
+                body = bytes(row.body)
+                known[row.id] = SignedInstructions(
+                    row.client_id, row.targets_version, hashlib.sha256(body).hexdigest(), body, bytes(row.targets)
+                )
+        return known
+
+    def _write_one(self, row: AnyRow, signed: SignedInstructions | None) -> None:
         if row.state != "enrolled":
             for place in self._site.logon:
                 place.folder.remove_client(row.client_id)
             return
-        if row.targets is None:
+        if signed is None:
             return
-        body, targets = bytes(row.body), bytes(row.targets)
-        signed = SignedInstructions(row.client_id, row.targets_version, hashlib.sha256(body).hexdigest(), body, targets)
-        files = signed.files()
+        keep = set(signed.files())
         for place in self._site.logon:
             place.folder.write_key(row.client_id, row.public_key.encode())
             place.leases.publish(signed)
-            place.folder.remove_old(row.client_id, set(files), time.time())
+            place.folder.remove_old(row.client_id, keep, time.time())
 
     def renew_leases(self) -> int:
         """Keep the leases in static folders fresh; a logon server over HTTP renews its own when asked."""
@@ -254,8 +274,6 @@ def _unwritten(now: datetime) -> Any:
             clients.c.client_id,
             clients.c.state,
             clients.c.public_key,
-            clients.c.body,
-            clients.c.targets,
             clients.c.targets_version,
             clients.c.compile_failures,
         )
@@ -264,6 +282,12 @@ def _unwritten(now: datetime) -> Any:
         .order_by(clients.c.compile_failures, clients.c.id)
         .limit(BATCH)
     )
+
+
+def _stored(ids: list[int]) -> Any:
+    return select(
+        clients.c.id, clients.c.client_id, clients.c.targets_version, clients.c.body, clients.c.targets
+    ).where(clients.c.id.in_(ids), clients.c.targets.is_not(None))
 
 
 def _save(connection: Connection, changed: list[dict[str, Any]], clean: list[int]) -> None:

@@ -7,10 +7,10 @@ is not.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-import msgspec
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, case, func, or_, select, update
 
 from pcm.model.errors import PcmError
 from pcm.model.instruction import ManifestReference
@@ -19,10 +19,11 @@ from pcm.protocol import codec
 from pcm.site import approvals
 from pcm.site.db.tables import AnyRow, assignments, clients, jobs
 from pcm.site.db.tables_packages import package_versions
-from pcm.site.instruction_files import JobFacts, JobTemplate
+from pcm.site.instruction_files import JobFacts, JobList, JobTemplate
 from pcm.site.job_life import OPEN, PLATFORM
 
 ProofsOf = Callable[[Connection, str, int], Mapping[str, Sequence[str]]]
+_NOTHING = JobList(())
 _MAX_ORDER = 4 * 2**20
 
 
@@ -38,40 +39,49 @@ class Sources:
     def __init__(self, connection: Connection, ids: list[int], proofs_of: ProofsOf) -> None:
         rows = connection.execute(_undone(ids)).all()
         self._broken: dict[str, PcmError] = {}
-        self._templates = self._load_jobs(connection, {row.job for row in rows}, proofs_of)
-        self._by_client: dict[int, list[AnyRow]] = defaultdict(list)
-        for row in rows:
-            if row.job in self._templates or row.job in self._broken:
-                self._by_client[row.client].append(row)
+        named = {text: text.split(",") for text in {row.jobs for row in rows}}
+        self._templates = self._load_jobs(connection, set(chain.from_iterable(named.values())), proofs_of)
+        # the same jobs, the same list, for however many clients
+        lists = {text: self._lay_out(wanted) for text, wanted in named.items()}
+        self._by_client = {row.client: lists[row.jobs] for row in rows}
+        self._unnoted = {job for text in {row.unnoted for row in rows} if text for job in text.split(",")}
         self._standing = self._load_standing(connection, ids)
 
-    def instructions(self, client: int, client_id: str) -> list[msgspec.Raw]:
-        """One client's instructions, oldest job first.
+    def instructions(self, client: int, client_id: str) -> bytes:
+        """One client's instructions, oldest job first, as a JSON array.
 
         Raises:
             RequestError: `protocol.malformed`: one of its jobs cannot be read. Its file stays as it is, rather than lose a job.
         """
-        standing = self._standing[client]
-        for row in self._by_client[client]:
-            if row.job in self._broken:
-                raise self._broken[row.job]
-        return [self._templates[row.job].render(client_id, standing) for row in self._by_client[client]]
+        laid_out = self._by_client.get(client, _NOTHING)
+        if isinstance(laid_out, PcmError):
+            raise laid_out
+        return laid_out.render(client_id, self._standing[client])
+
+    def _lay_out(self, wanted: list[str]) -> JobList | PcmError:
+        broken = next((self._broken[job] for job in wanted if job in self._broken), None)
+        if broken is not None:
+            return broken
+        mine = set(wanted)
+        return JobList([template for job, template in self._templates.items() if job in mine])
 
     def note_served(self, connection: Connection, served: list[int]) -> None:
         """These clients' newest files are in their rows: note what they name as offered, and what was cancelled as gone."""
         mine = assignments.c.client.in_(served)
         serial = select(clients.c.serial).where(clients.c.id == assignments.c.client).scalar_subquery()
-        connection.execute(
-            update(assignments)
-            .where(
-                mine,
-                assignments.c.offered_serial.is_(None),
-                assignments.c.job.in_(list(self._templates)),
-                assignments.c.code != PLATFORM,
-                ~assignments.c.cancelling,
+        newly_named = self._unnoted & self._templates.keys()
+        if newly_named:
+            connection.execute(
+                update(assignments)
+                .where(
+                    mine,
+                    assignments.c.offered_serial.is_(None),
+                    assignments.c.job.in_(newly_named),
+                    assignments.c.code != PLATFORM,
+                    ~assignments.c.cancelling,
+                )
+                .values(offered_serial=serial)
             )
-            .values(offered_serial=serial)
-        )
         connection.execute(
             update(assignments)
             .where(mine, assignments.c.cancelling, assignments.c.withdrawn_serial.is_(None))
@@ -92,6 +102,7 @@ class Sources:
             )
             .join(package_versions, package_versions.c.id == jobs.c.package_version)
             .where(jobs.c.id.in_(names))
+            .order_by(jobs.c.created, jobs.c.id)
         ).all()
         signed = approvals.count_signers(connection, names)
         templates: dict[str, JobTemplate] = {}
@@ -134,9 +145,15 @@ def _facts(connection: Connection, row: AnyRow, signed: int, proofs_of: ProofsOf
 
 
 def _undone(ids: list[int]) -> Any:
+    """One row for each client, not for each assignment: to make rows costs more than to find them."""
     not_for_it = assignments.c.code == PLATFORM
+    unnoted = case((assignments.c.offered_serial.is_(None), assignments.c.job))
     return (
-        select(assignments.c.client, assignments.c.job)
+        select(
+            assignments.c.client,
+            func.aggregate_strings(assignments.c.job, ",").label("jobs"),
+            func.aggregate_strings(unnoted, ",").label("unnoted"),
+        )
         .join(jobs, jobs.c.id == assignments.c.job)
         .join(package_versions, package_versions.c.id == jobs.c.package_version)
         .where(
@@ -147,5 +164,5 @@ def _undone(ids: list[int]) -> Any:
             jobs.c.state == "active",
             package_versions.c.withdrawn.is_(None),
         )
-        .order_by(assignments.c.client, jobs.c.created, jobs.c.id)
+        .group_by(assignments.c.client)
     )

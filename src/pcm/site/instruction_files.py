@@ -2,15 +2,17 @@
 
 Step 5 of 12, the pure part: rows in, bytes out; `compile` reads the rows before and signs the bytes after. A job's
 instruction is encoded once and shared by all its clients, which differ in its id only (and in their place among
-those that approvers named): that keeps a hundred thousand files affordable. Equal content gives an equal
+those that approvers named), and so is the whole list of those that have the same jobs: that keeps a hundred thousand
+files affordable. Equal content gives an equal
 `content_sha256`, whatever its serial and dates, so an unchanged file is never signed anew.
 """
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,6 +26,7 @@ from pcm.site.job_life import LAST_ZONE
 
 # an assignment that is one of these leaves nothing to wait for
 DONE = frozenset({"succeeded", "already_installed"})
+_NONE = b"[]"  # the document's own writer leaves an empty list out
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -73,7 +76,7 @@ class _File(codec.Document, frozen=True, kw_only=True, omit_defaults=True, tag=K
     windows: tuple[Window, ...] = ()
     servers: Servers = Servers()
     acknowledged_seq: Count = 0
-    instructions: Annotated[tuple[msgspec.Raw, ...], msgspec.Meta(max_length=10_000)] = ()
+    instructions: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class JobTemplate:
@@ -84,7 +87,13 @@ class JobTemplate:
         placeholder = f"{facts.id}.{'0' * 12}"
         encoded = codec.encode(_instruction(facts, placeholder, (), ()))
         # keys are sorted, and no key before `id` holds free text as an object, so the first match is the id itself
-        self._before, _, self._after = encoded.partition(f'"id":"{placeholder}"'.encode())
+        before, _, after = encoded.partition(f'"id":"{placeholder}"'.encode())
+        self.before, self.after = before + f'"id":"{facts.id}.'.encode(), b'"' + after
+
+    @property
+    def differs_in_its_id_only(self) -> bool:
+        """Whether it is the same for every client but for the end of its id, which stands between `before` and `after`."""
+        return not self.facts.order.after and self.facts.proofs is None
 
     def render(self, client_id: str, standing: Mapping[str, str]) -> msgspec.Raw:
         """The instruction for one client.
@@ -96,16 +105,36 @@ class JobTemplate:
         name = instruction_id(facts.id, client_id)
         waits = tuple(job for job in facts.order.after if job in standing and standing[job] not in DONE)
         if not waits and facts.proofs is None:
-            return msgspec.Raw(b'%b"id":"%b"%b' % (self._before, name.encode(), self._after))
+            return msgspec.Raw(self.before + _own_part(client_id) + self.after)
         proof = tuple((facts.proofs or {}).get(client_id, ()))
         approvals = tuple(Approval(envelope=_text(envelope), proof=proof) for envelope in facts.envelopes)
         return msgspec.Raw(codec.encode(_instruction(facts, name, waits, approvals)))
 
 
-def content(
-    frame: FileFrame, client_id: str, instructions: Iterable[msgspec.Raw], dropped_seq: int
-) -> tuple[_File, str]:
-    """A file without serial and dates, and the hash by which equal content is known."""
+class JobList:
+    """The instructions of all clients that have the same jobs. In a fleet nearly all have, so it is laid out once for them."""
+
+    def __init__(self, templates: Sequence[JobTemplate]) -> None:
+        self._templates = templates
+        self._pieces: list[bytes] | None = None
+        if templates and all(each.differs_in_its_id_only for each in templates):
+            # what stands between the places of the clients' own part: joined by that part, they are the list
+            ends = [first.after + b"," + second.before for first, second in pairwise(templates)]
+            self._pieces = [b"[" + templates[0].before, *ends, templates[-1].after + b"]"]
+
+    def render(self, client_id: str, standing: Mapping[str, str]) -> bytes:
+        """The list for one client, a JSON array; `standing` as `JobTemplate.render` takes it."""
+        if self._pieces is not None:
+            return _own_part(client_id).join(self._pieces)
+        return b"[" + b",".join(bytes(each.render(client_id, standing)) for each in self._templates) + b"]"
+
+
+def content(frame: FileFrame, client_id: str, instructions: bytes, dropped_seq: int) -> tuple[_File, str]:
+    """A file without serial and dates, and the hash by which equal content is known.
+
+    Args:
+        instructions: From `JobList.render`.
+    """
     file = _File(
         site=frame.site,
         client_id=client_id,
@@ -117,7 +146,7 @@ def content(
         windows=frame.windows,
         servers=frame.servers,
         acknowledged_seq=dropped_seq,
-        instructions=tuple(instructions),
+        instructions=msgspec.Raw(instructions) if instructions != _NONE else msgspec.UNSET,
     )
     return file, hashlib.sha256(codec.encode(file)).hexdigest()
 
@@ -167,6 +196,11 @@ def _instruction(facts: JobFacts, name: str, after: tuple[str, ...], approvals: 
         restart_policy=order.restart_policy,
         approvals=approvals,
     )
+
+
+def _own_part(client_id: str) -> bytes:
+    """What `model.names.instruction_id` puts behind the job's id."""
+    return instruction_id("", client_id)[1:].encode()
 
 
 def _text(envelope: bytes) -> str:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pcm.model.instruction import Instruction, ManifestReference
 from pcm.model.job import JobOrder
 from pcm.protocol.instructions import RepositoryFloor, Servers, read_instructions, write_instructions
-from pcm.site.instruction_files import FileFrame, JobFacts, JobTemplate, content, finish
+from pcm.site.instruction_files import FileFrame, JobFacts, JobList, JobTemplate, content, finish
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 CLIENT = "0123456789abcdef" * 2
@@ -37,8 +37,7 @@ def render(made: JobFacts, standing: dict[str, str] | None = None, client: str =
 
 
 def file_of(*made: JobFacts, serial: int = 1) -> bytes:
-    raws = [JobTemplate(each).render(CLIENT, {}) for each in made]
-    file, _ = content(FRAME, CLIENT, raws, 0)
+    file, _ = content(FRAME, CLIENT, JobList([JobTemplate(each) for each in made]).render(CLIENT, {}), 0)
     return finish(file, serial, NOW, NOW + timedelta(days=30), FLOOR, 7)
 
 
@@ -69,6 +68,22 @@ def test_any_order_gives_each_client_its_own_instruction(order: JobOrder, client
     assert (instruction.priority, instruction.restart_policy) == (order.priority, order.restart_policy)
 
 
+@given(st.lists(orders, max_size=4), st.booleans(), st.from_regex(r"[0-9a-f]{32}", fullmatch=True))
+def test_a_list_laid_out_once_is_what_each_template_says(made: list[JobOrder], waits: bool, client: str) -> None:
+    templates = [JobTemplate(facts(order, job=f"j{number:010d}")) for number, order in enumerate(made)]
+    if waits:
+        templates.append(JobTemplate(facts(JobOrder(package="tool", group="all", after=("j0000000000",)), job="j9")))
+    standing = {"j0000000000": "offered"}
+    expected = msgspec.json.encode([each.render(client, standing) for each in templates])
+    assert JobList(templates).render(client, standing) == expected
+
+
+def test_without_instructions_the_bytes_are_the_documents_own_too() -> None:
+    body = file_of()
+    assert b'instructions":[' not in body
+    assert body == write_instructions(read_instructions(body))
+
+
 def test_a_parameter_cannot_pass_for_the_id() -> None:
     made = facts(JobOrder(package="tool", group="all", parameters={"id": "j0123456789.000000000000"}))
     instruction = render(made)
@@ -77,7 +92,7 @@ def test_a_parameter_cannot_pass_for_the_id() -> None:
 
 
 def test_equal_content_has_an_equal_hash_whatever_its_serial() -> None:
-    raws = [JobTemplate(facts()).render(CLIENT, {})]
+    raws = JobList([JobTemplate(facts())]).render(CLIENT, {})
     _, first = content(FRAME, CLIENT, raws, 0)
     _, again = content(FRAME, CLIENT, raws, 0)
     _, other = content(FRAME._replace(poll_after_s=61), CLIENT, raws, 0)
