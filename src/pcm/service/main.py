@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     enroll = add("enroll", _enroll, "Make this computer a client of the site that the kit is from.")
     enroll.add_argument("--kit", type=Path, required=True, help="enrolment kit, from `pcm client kit`")
     token = enroll.add_mutually_exclusive_group()
-    token.add_argument("--token", help="one-time token ('-': read it from standard input)")
+    token.add_argument("--token", help="one-time token ('-': read it from standard input); others here see it")
     token.add_argument("--token-file", type=Path, help="file with the one-time token")
     add("check", _check, "Name each requirement of the service, and whether it holds.")
     add("once", _once, "Do one check in the foreground: ask, verify, run what is due, report.")

@@ -15,6 +15,7 @@ import pytest
 
 from pcm.model.errors import MachineError
 from pcm.service.machine.interface import OwnChild, OwnProgram
+from pcm.service.machine.linux import accounts
 from pcm.service.machine.linux.computer import LinuxMachine
 from pcm.service.machine.linux.proctable import read_process
 
@@ -117,3 +118,11 @@ def test_it_never_gets_an_administrators_account(machine: LinuxMachine) -> None:
     with pytest.raises(MachineError, match="administrator's") as refused:
         machine.transfer_account("root")
     assert refused.value.code == "machine.account"
+
+
+def test_it_never_shares_a_number_with_another_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd hands the same numbers out to units with DynamicUser=; not every computer can tell by their names."""
+    monkeypatch.setattr(accounts, "_HANDED_OUT", tmp_path)
+    wanted = accounts.transfer_account("_nobody-of-that-name", "x").user_id
+    (tmp_path / str(wanted)).touch()
+    assert accounts.transfer_account("_nobody-of-that-name", "x").user_id != wanted

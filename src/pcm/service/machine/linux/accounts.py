@@ -7,12 +7,14 @@ import contextlib
 import os
 import pwd
 import zlib
+from pathlib import Path
 
 from pcm.model.errors import MachineError, Retry
 from pcm.service.machine.interface import SYSTEM, Account
 
-# systemd's range for accounts without a name (systemd.io/UIDS-GIDS): nobody else hands these out
+# systemd's range for accounts without a name (systemd.io/UIDS-GIDS): it alone hands these out, to units with DynamicUser=
 _UNNAMED_FIRST, _UNNAMED_LAST = 61184, 65519
+_HANDED_OUT = Path("/run/systemd/dynamic-uid")  # holds a file for each number that a unit has now
 
 
 def account_named(name: str) -> Account:
@@ -52,6 +54,8 @@ def transfer_account(name: str, seed: str) -> Account:
     start = zlib.crc32(f"{name}:{seed}".encode())  # spreads, guards nothing; hashlib would cost the supervisor 3 MB
     for offset in range(100):
         number = _UNNAMED_FIRST + (start + offset) % size
+        if (_HANDED_OUT / str(number)).exists():
+            continue
         try:
             pwd.getpwuid(number)
         except KeyError:
