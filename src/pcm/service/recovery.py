@@ -14,7 +14,7 @@ from pcm.model.assignment import State as Stage
 from pcm.model.errors import MachineError
 from pcm.service import faults
 from pcm.service.journal import Change
-from pcm.service.machine.interface import RunReference
+from pcm.service.machine.interface import RunningProgram, RunReference
 from pcm.service.records import InstructionRecord, RunRecord, to_text
 from pcm.service.steps.detect import end_run, look, release_after
 from pcm.service.verdicts import judge_restart
@@ -44,13 +44,13 @@ def reconcile(context: Context) -> list[str]:
 def _end(run: RunRecord, context: Context) -> str:
     faults.reach("recovery.found")
     reference = _reference(run)
-    if reference is not None and _never_started(reference, context):
+    running, is_there = (None, False) if reference is None else _find(reference, context)
+    if reference is not None and not is_there and _never_started(reference, context):
         text = "The service stopped just before it started; nothing of it has run."
         context.history.forget_run(
             run, Change(state=Stage.WAITING, code="run.not_started", reason=text), context.clock()
         )
         return run.instruction
-    running = None if reference is None else context.machine.find_again(reference)
     # its time limit counts from its start, so this ends
     ended = None if running is None else running.wait()
     faults.reach("recovery.ended")
@@ -68,6 +68,17 @@ def _reference(run: RunRecord) -> RunReference | None:
         return RunReference.from_json(run.reference)
     except MachineError:
         return None  # a damaged row: nothing can be found by it
+
+
+def _find(reference: RunReference, context: Context) -> tuple[RunningProgram | None, bool]:
+    """Find a run again, and tell whether there is anything of it: a program may have removed the folder to follow it by."""
+    try:
+        running = context.machine.find_again(reference)
+    except MachineError as error:
+        if error.code != "machine.run_folder":
+            raise
+        return None, True
+    return running, running is not None
 
 
 def _never_started(reference: RunReference, context: Context) -> bool:

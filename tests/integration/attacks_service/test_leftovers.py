@@ -10,6 +10,8 @@ import pytest
 
 from pcm.model.program import Program
 from pcm.service import recovery
+from pcm.service.machine.interface import Launch
+from tests.integration.service_engine.test_recovery import leave_open
 from tests.integration.service_engine.trivial import Client
 
 pytestmark = pytest.mark.needs("root")
@@ -82,6 +84,24 @@ def test_a_program_that_removes_its_own_folders_ends_as_any_other(tmp_path: Path
         assert record.state.value == "succeeded", (record.code, record.reason)
     finally:
         client.close()
+
+
+def test_a_program_that_removed_its_run_folder_is_not_begun_again_beside_itself(client: Client) -> None:
+    """The worker died, the program lives on: its missing output is no proof that it never started."""
+    run = "ab" * 16
+    launch = Launch(run, ("/bin/true",), client.home, client.context.runs / run / "output", 20)
+    leave_open(client, reference=dict(client.machine.reference_of(launch).to_json()))
+    program = subprocess.Popen(["/bin/sleep", "60"], env={"PCM_RUN_ID": run})
+    try:
+        recovery.reconcile(client.context)
+        client.check(client.instruction())
+        assert client.counted() == 0
+        [record] = client.context.journal.records()
+        assert (record.state.value, record.code) == ("failed", "run.interrupted")
+        assert recovery.reconcile(client.context) == []
+    finally:
+        program.kill()
+        program.wait()
 
 
 def test_what_a_program_leaves_set_user_id_in_its_package_is_gone(tmp_path: Path) -> None:
