@@ -57,7 +57,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         code: Stable name of the reason (`wait.window`, `trust.approval`); `reason` is for people.
         until: When this may change by itself (UTC).
         run_as: `system`, or the user as whom it is to run.
-        trace: The findings, in the order of the rules, up to the one that decided (`explain`: all of them).
+        trace: All findings, in the order of the rules, if the plan was asked to explain itself; else none.
     """
 
     record: InstructionRecord

@@ -24,7 +24,7 @@ def plan(records: Iterable[InstructionRecord], situation: Situation, now: dateti
             more are left out of the plan.
         situation: Everything else that matters.
         now: Aware, UTC. The planner reads no clock.
-        explain: Ask every rule, for a whole decision trace; the decision is the same.
+        explain: Ask every rule, for a decision trace in each line; the decision is the same.
 
     Returns:
         One line per instruction, in the order of execution (dependencies, deadline, priority, id; KB Q173388).
@@ -38,24 +38,16 @@ def plan(records: Iterable[InstructionRecord], situation: Situation, now: dateti
             raise RequestError(f"Two instructions have the id {record.id}.", code="request.duplicate")
         cases[record.id] = make_case(record, situation)
     ordered, circular = _order(cases)
-    desk = make_desk(cases, _contradictions(cases, circular), situation, now)
-    return Plan(tuple(_decide(case, desk, explain=explain) for case in ordered if not _is_history(case)))
+    desk = make_desk(cases, _contradictions(cases, circular), situation, now, explain=explain)
+    return Plan(tuple(_decide(case, desk) for case in ordered if not _is_history(case)))
 
 
 def _is_history(case: Case) -> bool:
     return not case.record.present and case.record.state in SETTLED
 
 
-def _decide(case: Case, desk: Desk, *, explain: bool) -> Line:
-    trace: list[Finding] = []
-    decisive: Finding | None = None
-    for rule in RULES:
-        finding = rule(case, desk)
-        trace.append(finding)
-        if not finding.holds and decisive is None:
-            decisive = finding
-            if not explain:
-                break
+def _decide(case: Case, desk: Desk) -> Line:
+    trace, decisive = _ask_all(case, desk) if desk.explain else ((), _ask(case, desk))
     if decisive is None:
         return Line(
             record=case.record,
@@ -64,7 +56,7 @@ def _decide(case: Case, desk: Desk, *, explain: bool) -> Line:
             code="due",
             reason="It is due.",
             run_as=_run_as(case, desk),
-            trace=tuple(trace),
+            trace=trace,
         )
     return Line(
         record=case.record,
@@ -73,8 +65,23 @@ def _decide(case: Case, desk: Desk, *, explain: bool) -> Line:
         code=decisive.code,
         reason=decisive.text,
         until=decisive.until,
-        trace=tuple(trace),
+        trace=trace,
     )
+
+
+def _ask(case: Case, desk: Desk) -> Finding | None:
+    """The first rule that does not hold; None if all do."""
+    for rule in RULES:
+        finding = rule(case, desk)
+        if not finding.holds:
+            return finding
+    return None
+
+
+def _ask_all(case: Case, desk: Desk) -> tuple[tuple[Finding, ...], Finding | None]:
+    """What every rule says, and the one that decides."""
+    trace = tuple(rule(case, desk) for rule in RULES)
+    return trace, next((finding for finding in trace if not finding.holds), None)
 
 
 def _run_as(case: Case, desk: Desk) -> str:

@@ -79,7 +79,10 @@ def make_case(record: InstructionRecord, situation: Situation) -> Case:
 
 
 class Desk(NamedTuple):
-    """What all rules share: the situation, the time, all cases by instruction id and job, contradictions, the windows of now."""
+    """What all rules share: the situation, the time, all cases by instruction id and job, contradictions, the windows of now.
+
+    `explain`: somebody reads the findings of rules that hold, too.
+    """
 
     situation: Situation
     now: datetime
@@ -89,6 +92,7 @@ class Desk(NamedTuple):
     open_until: datetime | None
     next_window: datetime | None
     longest_window: timedelta
+    explain: bool = False
 
     def find(self, name: str) -> Case | None:
         """The case that `after` names, by instruction id or job."""
@@ -96,7 +100,12 @@ class Desk(NamedTuple):
 
 
 def make_desk(
-    cases: Mapping[str, Case], contradictions: Mapping[str, str], situation: Situation, now: datetime
+    cases: Mapping[str, Case],
+    contradictions: Mapping[str, str],
+    situation: Situation,
+    now: datetime,
+    *,
+    explain: bool = False,
 ) -> Desk:
     """Work out once what every rule needs."""
     windows = situation.windows
@@ -110,4 +119,5 @@ def make_desk(
         open_until=None if span is None else span[1],
         next_window=next_opening(windows, now, situation.zone) if windows else None,
         longest_window=timedelta(minutes=max((window.minutes for window in windows), default=0)),
+        explain=explain,
     )

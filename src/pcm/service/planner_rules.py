@@ -15,10 +15,11 @@ from pcm.service.plan import Action, Finding
 from pcm.service.planner_case import DONE_WELL, Case, Desk
 
 Rule = Callable[[Case, Desk], Finding]
+_HOLDS = Finding("", True, "")
 LONGEST_PAUSE = timedelta(hours=8)  # of `verdicts.back_off`, and a little more
 
 
-def target(case: Case, _desk: Desk) -> Finding:
+def target(case: Case, desk: Desk) -> Finding:
     """It is still ordered, and not settled in this generation."""
     record = case.record
     if case.settled:
@@ -33,19 +34,19 @@ def target(case: Case, _desk: Desk) -> Finding:
         return _no(
             "target", "The newest instructions no longer name it.", "withdrawn", Action.WITHDRAW, Stage.WITHDRAWN
         )
-    return _yes("target", f"Generation {record.generation} of job {case.instruction.job} is for this client.")
+    return _yes(desk, "target", "Generation {} of job {} is for this client.", record.generation, case.instruction.job)
 
 
 def expiry(case: Case, desk: Desk) -> Finding:
     """It has not expired (KB Q225056, Q255284)."""
     if case.expires is not None and desk.now >= case.expires:
         return _no("schedule", f"It expired at {_at(case.expires)}.", "expired", Action.EXPIRE, Stage.EXPIRED)
-    return _yes(
-        "schedule", "It does not expire." if case.expires is None else f"It is valid until {_at(case.expires)}."
-    )
+    if case.expires is None:
+        return _yes(desk, "schedule", "It does not expire.")
+    return _yes(desk, "schedule", "It is valid until {}.", case.expires)
 
 
-def verdict(case: Case, _desk: Desk) -> Finding:
+def verdict(case: Case, desk: Desk) -> Finding:
     """The trust checks let it pass, and its signed manifest and program are here."""
     record = case.record
     if record.verdict_code:
@@ -54,7 +55,7 @@ def verdict(case: Case, _desk: Desk) -> Finding:
         return _wait("source", "What its packager signed about it has not come yet.", "wait.source", None)
     if case.program is None:
         return _refuse("target", "Its signed manifest does not name this program.", "trust.unsigned_program")
-    return _yes("target", "Its program is signed by its packager.")
+    return _yes(desk, "target", "Its program is signed by its packager.")
 
 
 def contradiction(case: Case, desk: Desk) -> Finding:
@@ -62,7 +63,7 @@ def contradiction(case: Case, desk: Desk) -> Finding:
     text = desk.contradictions.get(case.record.id)
     if text is not None:
         return _refuse("target", text, "request.contradiction")
-    return _yes("target", "No other instruction contradicts it.")
+    return _yes(desk, "target", "No other instruction contradicts it.")
 
 
 def platform(case: Case, desk: Desk) -> Finding:
@@ -70,7 +71,7 @@ def platform(case: Case, desk: Desk) -> Finding:
     mine = desk.situation.facts.platform
     offered = () if case.manifest is None else case.manifest.platforms
     if any(platform_fits(each, mine) for each in offered):
-        return _yes("target", f"The package is made for {mine}.")
+        return _yes(desk, "target", "The package is made for {}.", mine)
     return _no(
         "target",
         f"The package is made for {', '.join(offered)}; this computer is {mine}.",
@@ -91,7 +92,7 @@ def release(case: Case, desk: Desk) -> Finding:
             f"{here.min_release} come back.",
             "trust.downgrade",
         )
-    return _yes("target", f"Release {offered} may be used here.")
+    return _yes(desk, "target", "Release {} may be used here.", offered)
 
 
 def approvals(case: Case, desk: Desk) -> Finding:
@@ -101,10 +102,10 @@ def approvals(case: Case, desk: Desk) -> Finding:
     count = 0 if found is None else found.count
     if count < needed:
         return _refuse("approval", f"It needs {needed} approvals; {count} could be verified.", "trust.approval")
-    return _yes("approval", f"{count} of {needed} needed approvals are verified.")
+    return _yes(desk, "approval", "{} of {} needed approvals are verified.", count, needed)
 
 
-def history(case: Case, _desk: Desk) -> Finding:
+def history(case: Case, desk: Desk) -> Finding:
     """If this client lost its history, detection must be able to tell whether it ran (KB Q229809, Q122202)."""
     if case.record.history_lost and case.program is not None and case.program.detect is None:
         return _no(
@@ -114,22 +115,22 @@ def history(case: Case, _desk: Desk) -> Finding:
             Action.DONE,
             Stage.UNKNOWN,
         )
-    return _yes("detection", "Whether it is already done is looked up right before it runs.")
+    return _yes(desk, "detection", "Whether it is already done is looked up right before it runs.")
 
 
 def offer(case: Case, desk: Desk) -> Finding:
     """It has been offered (KB Q163488: asked at every look, not when a file changes)."""
     if desk.now < case.offer:
         return _wait("schedule", f"It is offered from {_at(case.offer)}.", "wait.offer", case.offer)
-    return _yes("schedule", f"It is offered since {_at(case.offer)}.")
+    return _yes(desk, "schedule", "It is offered since {}.", case.offer)
 
 
-def request(case: Case, _desk: Desk) -> Finding:
+def request(case: Case, desk: Desk) -> Finding:
     """An optional one runs when a user asks."""
     if case.instruction.purpose == "mandatory":
-        return _yes("request", "It is mandatory; nobody needs to ask for it.")
+        return _yes(desk, "request", "It is mandatory; nobody needs to ask for it.")
     if case.requested:
-        return _yes("request", f"{case.record.requested_by} asked for it.")
+        return _yes(desk, "request", "{} asked for it.", case.record.requested_by)
     return _wait("request", "It is optional: it waits until somebody asks for it.", "wait.request", None)
 
 
@@ -138,7 +139,7 @@ def hold(_case: Case, desk: Desk) -> Finding:
     stop = desk.situation.hold
     if stop is not None:
         return _wait("hold", stop.reason, stop.code, None)
-    return _yes("hold", "This client may start programs.")
+    return _yes(desk, "hold", "This client may start programs.")
 
 
 def dependency(case: Case, desk: Desk) -> Finding:
@@ -151,14 +152,15 @@ def dependency(case: Case, desk: Desk) -> Finding:
             return _wait(
                 "dependency", f"It waits for {other.name()}, {_which(other.record.state)}.", "wait.dependency", None
             )
-    after = ", ".join(case.instruction.after)
-    return _yes("dependency", f"What it comes after is done: {after}." if after else "It comes after nothing.")
+    if not case.instruction.after:
+        return _yes(desk, "dependency", "It comes after nothing.")
+    return _yes(desk, "dependency", "What it comes after is done: {}.", ", ".join(case.instruction.after))
 
 
 def requires(case: Case, desk: Desk) -> Finding:
     """The packages it requires are here, those it conflicts with are not."""
     if case.manifest is None:
-        return _yes("dependency", "It requires no package.")
+        return _yes(desk, "dependency", "It requires no package.")
     installed = desk.situation.releases
     for reference in case.manifest.requires:
         here = installed.get(reference.package)
@@ -170,28 +172,28 @@ def requires(case: Case, desk: Desk) -> Finding:
         if here is not None and here.installed is not None and here.installed >= reference.min_release:
             text = f"It conflicts with {reference.package} {here.version}, which is installed."
             return _wait("dependency", text, "wait.conflict", None)
-    return _yes("dependency", "Every package it requires is here.")
+    return _yes(desk, "dependency", "Every package it requires is here.")
 
 
 def deadline(case: Case, desk: Desk) -> Finding:
     """A mandatory one starts at its deadline."""
     if case.deadline is None:
-        return _yes("schedule", "It has no deadline.")
+        return _yes(desk, "schedule", "It has no deadline.")
     if desk.now < case.deadline:
         return _wait("schedule", f"It becomes mandatory at {_at(case.deadline)}.", "wait.deadline", case.deadline)
-    return _yes("schedule", f"It is mandatory since {_at(case.deadline)}.")
+    return _yes(desk, "schedule", "It is mandatory since {}.", case.deadline)
 
 
 def deferral(case: Case, desk: Desk) -> Finding:
     """Nobody has postponed it, or the time is over. Never longer than the instruction's budget (KB Q122202)."""
     until = case.record.deferred_until
     if until is None or case.deadline is None:
-        return _yes("request", "Nobody has postponed it.")
+        return _yes(desk, "request", "Nobody has postponed it.")
     until = min(until, case.deadline + timedelta(seconds=case.instruction.deferral.max_s))
     if desk.now < until:
         text = f"It was postponed until {_at(until)}."
         return _no("request", text, "wait.deferred", state=Stage.DEFERRED, until=until)
-    return _yes("request", f"It was postponed until {_at(until)}; that time is over.")
+    return _yes(desk, "request", "It was postponed until {}; that time is over.", until)
 
 
 def pause_of(case: Case, desk: Desk) -> datetime | None:
@@ -210,17 +212,17 @@ def retry(case: Case, desk: Desk) -> Finding:
         if not code or code.startswith("wait."):  # not what the last try ended with
             code, text = "wait.retry", f"It is tried again at {_at(until)}."
         return _no("retry", text, code, action, state, until)
-    return _yes("retry", f"Tries so far: {case.record.attempts}.")
+    return _yes(desk, "retry", "Tries so far: {}.", case.record.attempts)
 
 
 def brake(case: Case, desk: Desk) -> Finding:
     """The site's own brake lets mandatory work start here; what a user asks for is not braked."""
     policy, manifest = desk.situation.policy, case.manifest
     if policy is None or manifest is None or case.instruction.purpose != "mandatory":
-        return _yes("brake", "No brake applies.")
+        return _yes(desk, "brake", "No brake applies.")
     lifted = desk.situation.approvals.get(case.record.id)
     if lifted is not None and lifted.emergency:
-        return _yes("brake", "Enough approvers call it an emergency: the brake is lifted.")
+        return _yes(desk, "brake", "Enough approvers call it an emergency: the brake is lifted.")
     start, rule = earliest_start(
         case.record.first_seen,
         manifest.signed_at,
@@ -232,7 +234,7 @@ def brake(case: Case, desk: Desk) -> Finding:
     if desk.now < start:
         why = "its manifest is too young" if rule == "min_age" else "the fleet starts spread out"
         return _wait("brake", f"The site's brake lets it start at {_at(start)}: {why}.", "wait.brake", start)
-    return _yes("brake", f"The brake ({rule}) lets it start since {_at(start)}.")
+    return _yes(desk, "brake", "The brake ({}) lets it start since {}.", rule, start)
 
 
 def place_of(client_id: str, instruction: Instruction) -> float:
@@ -246,13 +248,13 @@ def place_of(client_id: str, instruction: Instruction) -> float:
 def window(case: Case, desk: Desk) -> Finding:
     """Mandatory work runs in a maintenance window, and only if it can be done before the window ends."""
     if case.instruction.purpose != "mandatory":
-        return _yes("window", "What a user asks for needs no window.")
+        return _yes(desk, "window", "What a user asks for needs no window.")
     if case.instruction.window_policy == "ignore":
-        return _yes("window", "The job ignores maintenance windows.")
+        return _yes(desk, "window", "The job ignores maintenance windows.")
     if not desk.situation.windows:
-        return _yes("window", "This client has no maintenance windows.")
+        return _yes(desk, "window", "This client has no maintenance windows.")
     if case.program is None:
-        return _yes("window", "Its program is not known.")
+        return _yes(desk, "window", "Its program is not known.")
     needed = timedelta(seconds=min(case.program.estimated_s or case.program.timeout_s, case.program.timeout_s))
     if needed > desk.longest_window:
         text = f"It may take {_minutes(needed)}, longer than any maintenance window of this client."
@@ -262,7 +264,7 @@ def window(case: Case, desk: Desk) -> Finding:
     if desk.now + needed > desk.open_until:
         text = f"It may take {_minutes(needed)}, and this window ends at {_at(desk.open_until)}."
         return _wait("window", text, "wait.window", desk.next_window)
-    return _yes("window", f"A maintenance window is open until {_at(desk.open_until)}.")
+    return _yes(desk, "window", "A maintenance window is open until {}.", desk.open_until)
 
 
 def presence(case: Case, desk: Desk) -> Finding:
@@ -275,7 +277,7 @@ def presence(case: Case, desk: Desk) -> Finding:
         return _wait("presence", "It runs when somebody is logged on.", "wait.presence", None)
     if case.program is not None and case.program.run_as == "user" and user_of(case, desk) is None:
         return _wait("presence", _missing_user(case, desk), "wait.presence", None)
-    return _yes("presence", f"Logged on: {', '.join(users) or 'nobody'}.")
+    return _yes(desk, "presence", "Logged on: {}.", ", ".join(users) or "nobody")
 
 
 def user_of(case: Case, desk: Desk) -> str | None:
@@ -334,8 +336,12 @@ FETCH_MEANWHILE = frozenset({"wait.deadline", "wait.deferred", "wait.brake", "wa
 """Reasons to wait during which content may already be brought."""
 
 
-def _yes(topic: str, text: str) -> Finding:
-    return Finding(topic, True, text)
+def _yes(desk: Desk, topic: str, text: str, *values: object) -> Finding:
+    """It holds. Of a thousand lines nobody reads why, so the text is put together only for who asked for the trace."""
+    if not desk.explain:
+        return _HOLDS
+    told = (_at(value) if isinstance(value, datetime) else value for value in values)
+    return Finding(topic, True, text.format(*told))
 
 
 def _no(
