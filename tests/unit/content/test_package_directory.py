@@ -136,7 +136,7 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     place = write(tmp_path, "secret")
     place.chmod(0)
     tmp_path.chmod(0o755)
-    for parent in [tmp_path, *tmp_path.parents][:3]:
+    for parent in [tmp_path, *tmp_path.parents][:-2]:  # all but /tmp and /
         parent.chmod(parent.stat().st_mode | 0o055)
     os.seteuid(65534)
     try:

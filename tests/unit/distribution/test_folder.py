@@ -1,6 +1,7 @@
 """A distribution folder: what is published is whole, in order, and never changes."""
 
 import hashlib
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -91,13 +92,13 @@ def test_the_timestamp_is_written_last_and_what_it_names_before(
     folder: DistributionFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    rename = Path.rename
+    rename = os.rename
 
-    def noted(self: Path, target: Path) -> Path:
-        order.append(str(target.relative_to(folder.root)))
-        return rename(self, target)
+    def noted(source: str, target: str) -> None:
+        order.append(str(Path(target).relative_to(folder.root)))
+        rename(source, target)
 
-    monkeypatch.setattr(Path, "rename", noted)
+    monkeypatch.setattr(os, "rename", noted)
     folder.publish({**METADATA, "targets/policy/" + "a" * 64 + ".site.json": b"{}"})
     assert order[0].startswith("targets/policy/")
     assert order[-2:] == ["metadata/3.snapshot.json", "metadata/timestamp.json"]
