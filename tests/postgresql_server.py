@@ -27,6 +27,8 @@ SETTINGS = {
     "synchronous_commit": "off",
 }
 
+_PLENTY = 2**30
+
 
 class PostgresqlServer:
     """A running server that no other test process knows of.
@@ -53,6 +55,12 @@ class PostgresqlServer:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
+def _place() -> str:
+    """In memory if there is plenty: making and dropping databases is mostly copying files."""
+    memory = "/dev/shm"
+    return memory if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _PLENTY else "/tmp"
+
+
 @contextmanager
 def running_server() -> Iterator[PostgresqlServer]:
     """Make a cluster, serve it, and remove it: about a second to start.
@@ -64,7 +72,7 @@ def running_server() -> Iterator[PostgresqlServer]:
     if programs is None:
         message = "PostgreSQL is not installed"
         raise RuntimeError(message)
-    folder = Path(tempfile.mkdtemp(prefix="pcm-pg-", dir="/tmp"))  # short: socket paths end at 107 bytes
+    folder = Path(tempfile.mkdtemp(prefix="pcm-pg-", dir=_place()))  # short: socket paths end at 107 bytes
     account: list[str] = []
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         shutil.chown(folder, "postgres", "postgres")

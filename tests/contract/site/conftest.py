@@ -1,9 +1,12 @@
 """One opened small site on each database, with a clock that tests move."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -23,6 +26,7 @@ from pcm.site.reports import Verdict
 from pcm.site.rounds import Rounds
 from pcm.testing.small_site import SmallClient, SmallSite, enrol, make_package, make_small_site
 
+ENOUGH = 32 * 2**20
 DATABASES = [
     "sqlite",
     pytest.param("postgresql", marks=pytest.mark.needs("postgresql")),
@@ -108,6 +112,17 @@ class Office:
             audit.verify_chain(connection)
         with self.site.database.read() as connection:
             return list(connection.execute(select(audit_table.c.action).order_by(audit_table.c.seq)).scalars())
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """In memory where that is possible: every test makes a whole site, and waits for a disk more than for anything else."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < ENOUGH:
+        yield tmp_path
+        return
+    with TemporaryDirectory(prefix="pcm-test-", dir=memory) as made:
+        yield Path(made)
 
 
 @pytest.fixture(params=DATABASES)
