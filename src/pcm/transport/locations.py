@@ -57,7 +57,10 @@ def parse_location(text: str) -> Location:
     """
     if text.startswith("/"):
         return _directory(text, text)
-    parts = urllib.parse.urlsplit(text) if text.isascii() and text.isprintable() and " " not in text else None
+    try:
+        parts = urllib.parse.urlsplit(text) if text.isascii() and text.isprintable() and " " not in text else None
+    except ValueError:  # a bracket that closes nothing
+        parts = None
     if parts is None or parts.scheme not in ("http", "https", "file"):
         raise _wrong(text, "it does not begin with https://, http://, file:/// or /")
     if parts.query or parts.fragment or "?" in text or "#" in text:
