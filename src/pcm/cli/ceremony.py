@@ -54,9 +54,18 @@ class CeremonyFolder:
         self._keep(f"current/{TARGETS}", keys.packages_targets)
         self._keep(f"current/{POLICY}", keys.policy)
 
-    def keep_team(self, team: str, data: bytes) -> None:
-        """Put a team's list into the folder: it must be signed anew when the team's keys change."""
-        self._keep(f"current/team-{team}.json", data)
+    def keep_team(self, team: str, data: bytes) -> bool:
+        """Put a team's list into the folder: it must be signed anew when the team's keys change.
+
+        Returns:
+            Whether it is news: what was signed over an older list is thrown away.
+        """
+        name = f"team-{team}.json"
+        if self._has(f"current/{name}") and self._read(f"current/{name}") == data:
+            return False
+        self._keep(f"current/{name}", data)
+        (self.folder / name).unlink(missing_ok=True)
+        return True
 
     def staged(self) -> dict[str, Staged]:
         """The documents that will change, by file name."""
@@ -72,9 +81,45 @@ class CeremonyFolder:
         """The policy that will count, if it changes."""
         return self._read(POLICY) if self._has(POLICY) else None
 
+    def statuses(self) -> dict[str, ceremony.Status]:
+        """Where each document stands, by file name: those that change, and the lists that teams must sign because of it."""
+        found = {name: document.status() for name, document in self.staged().items()}
+        for team in self._owing():
+            name = f"team-{team}.json"
+            fresh = self._has(name)
+            listed = self._read(name if fresh else f"current/{name}")
+            signed = ceremony.load_targets(listed).signed
+            needed = delegations.team_requirement(self._read(TARGETS), team, listed)
+            if not fresh:
+                everybody = tuple(sorted((*needed.signed, *needed.unsigned)))
+                needed = ceremony.Requirement(needed.source, needed.threshold, (), everybody)
+            version = signed.version if fresh else signed.version + 1
+            found[name] = ceremony.Status(f"the list of team {team},", version, signed.expires, (needed,), ())
+        return found
+
     def teams(self) -> dict[str, bytes]:
         """Lists of teams whose keys change, signed anew: name → bytes."""
-        return {path.stem.removeprefix("team-"): path.read_bytes() for path in sorted(self.folder.glob("team-*.json"))}
+        return {team: self._read(f"team-{team}.json") for team in self._owing() if self._has(f"team-{team}.json")}
+
+    def changed_teams(self) -> list[str]:
+        """Teams that are there already and get other keys, or another threshold."""
+        if not self._has(TARGETS):
+            return []
+        before = delegations.StagedTargets.load(self._read(f"current/{TARGETS}"), self._root()).teams()
+        return [team for team, role in self._load_targets().teams().items() if team in before and before[team] != role]
+
+    def _owing(self) -> list[str]:
+        """Teams whose list in force is not signed by the keys that they will have: clients would refuse it."""
+        names = [path.stem.removeprefix("team-") for path in sorted((self.folder / "current").glob("team-*.json"))]
+        if not names or not self._has(TARGETS):
+            return []
+        targets, teams = self._read(TARGETS), self._load_targets().teams()
+        return [
+            team
+            for team in names
+            if team in teams
+            and not delegations.is_signed_by_team(targets, team, self._read(f"current/team-{team}.json"))
+        ]
 
     def change(
         self, role: str, *, add: SSlibKey | None = None, remove: str | None = None, threshold: int | None = None
@@ -119,17 +164,19 @@ class CeremonyFolder:
 
     def _sign_teams(self, keyring: Keyring) -> list[str]:
         done = []
-        staged = self.staged().get(TARGETS)
-        teams = staged.teams() if isinstance(staged, delegations.StagedTargets) else {}
-        for path in sorted((self.folder / "current").glob("team-*.json")):
-            team = path.stem.removeprefix("team-")
-            threshold, team_keys = teams.get(team, (0, ()))
+        for team in self._owing():
+            name = f"team-{team}.json"
+            _, team_keys = self._load_targets().teams()[team]
             signers = keyring.signers_for({key.keyid for key in team_keys})
-            if threshold and len(signers) >= threshold:
+            if not signers:
+                continue
+            if self._has(name):
+                again = package_repository.cosign_team(self._read(name), signers)
+            else:
                 expires = time.time() + package_repository.TEAM_DAYS * metadata.DAY_S
-                again = package_repository.sign_team_again(team, path.read_bytes(), signers, expires)
-                self._keep(path.name, again)
-                done.append(f"{', '.join(key_name(signer.public_key) for signer in signers)} signed {path.name}")
+                again = package_repository.sign_team_again(team, self._read(f"current/{name}"), signers, expires)
+            self._keep(name, again)
+            done.append(f"{', '.join(key_name(signer.public_key) for signer in signers)} signed {name}")
         return done
 
     def _change_roots(self, role: str, add: SSlibKey | None, remove: str | None, threshold: int | None) -> None:
@@ -159,6 +206,25 @@ class CeremonyFolder:
             kept.append(add)
         document.set_team(team, kept, threshold or before)
         self._keep(TARGETS, document.to_bytes())
+
+    def renew(self, role: str) -> None:
+        """Stage the root (of both repositories) or the targets as they are, for another year from now.
+
+        Raises:
+            RequestError: `usage`: nothing else is renewed in a ceremony.
+        """
+        now = time.time()
+        if role == "root":
+            for name in (INSTRUCTIONS_ROOT, PACKAGES_ROOT):
+                document = self._stage_root(name)
+                document.set_expiry(now + roots.ROOT_DAYS * metadata.DAY_S)
+                self._keep(name, document.to_bytes())
+        elif role == "targets":
+            targets = self._stage_targets()
+            targets.set_expiry(now + delegations.TARGETS_DAYS * metadata.DAY_S)
+            self._keep(TARGETS, targets.to_bytes())
+        else:
+            raise RequestError(f"Only root and targets are renewed in a ceremony, not {role!r}.", code="usage")
 
     def revoke_team(self, team: str) -> None:
         """Stage that a team may publish nothing any more."""

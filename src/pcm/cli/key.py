@@ -1,26 +1,28 @@
-"""`pcm key`: init, add, rotate, revoke, policy, sign, publish, status. The life of a site's keys (steps 2 and 5).
+"""`pcm key`: init, add, rotate, revoke, renew, policy, sign, publish, status. The life of a site's keys (steps 2 and 5).
 
-A change goes round: it is staged in a folder (`add`, `rotate`, `revoke`, `policy`), the folder is carried to each keeper's
-keyring (`sign`), and once enough have signed it takes effect (`publish`). Nothing before `publish` touches the site.
+A change goes round: it is staged in a folder (`add`, `rotate`, `revoke`, `renew`, `policy`), the folder is carried to each
+keeper's keyring (`sign`), and once enough have signed it takes effect (`publish`). Nothing before `publish` touches the site.
 """
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 from securesystemslib.signer import SSlibKey
 
 from pcm.cli import show
-from pcm.cli.api import segment
+from pcm.cli.api import Api, segment
 from pcm.cli.ask import confirm, passphrase
 from pcm.cli.ceremony import INSTRUCTIONS_ROOT, PACKAGES_ROOT, POLICY, ROLES, TARGETS, CeremonyFolder
 from pcm.cli.duration import DURATION
 from pcm.cli.settings import Settings
+from pcm.cli.status import warn_of
 from pcm.cli.verbs import Noun
 from pcm.model.errors import RequestError
 from pcm.protocol import policy as site_policy
-from pcm.protocol.admin import KeysStatus, MetadataUpload, RoleView, TargetFile
-from pcm.protocol.admin_packages import Publication, PublicationAnswer, TeamView
+from pcm.protocol.admin import KeysStatus, MetadataUpload, RoleView, TargetFile, expiring
+from pcm.protocol.admin_packages import TeamView
 from pcm.protocol.printable import printable
 from pcm.trust import ceremony
 from pcm.trust.keyring import Keyring
@@ -136,6 +138,17 @@ def revoke(settings: Settings, role: str, key: str | None, every: bool, staged: 
     _next(settings, folder)
 
 
+@command.command("renew")
+@click.argument("role", type=click.Choice(["root", "targets"]))
+@STAGED
+@click.pass_obj
+def renew(settings: Settings, role: str, staged: Path) -> None:
+    """Stage the root (of both repositories) or the targets unchanged, for another year."""
+    folder = _begin(settings, staged)
+    folder.renew(role)
+    _next(settings, folder)
+
+
 @command.command("policy")
 @click.option("--spread", type=DURATION, help="Mandatory work starts across the fleet over this time.")
 @click.option("--pilot-share", type=click.FloatRange(0, 1), help="Share of clients that start at once: 0.05 is 5 %.")
@@ -203,6 +216,10 @@ def publish(settings: Settings, staged: Path) -> None:
     if not documents:
         raise RequestError(f"Nothing is staged in {staged}.", code="not_found")
     finished = {name: document.finish() for name, document in documents.items()}
+    with settings.connect() as api:
+        _follow_teams(api, folder)
+    for at in folder.statuses().values():
+        ceremony.check_complete(at)
     confirm(settings, f"These will count from now on: {', '.join(finished)}.")
     body = folder.policy()
     files = () if body is None else (TargetFile(site_policy.TARGET, body),)
@@ -212,11 +229,27 @@ def publish(settings: Settings, staged: Path) -> None:
         if PACKAGES_ROOT in finished:
             api.post("/metadata", MetadataUpload("packages", "root", finished[PACKAGES_ROOT]), None)
         if TARGETS in finished:
-            api.post("/metadata", MetadataUpload("packages", "targets", finished[TARGETS], files), None)
-        for team, listed in folder.teams().items():
-            api.post("/publications", Publication(team, listed), PublicationAnswer)
+            upload = MetadataUpload("packages", "targets", finished[TARGETS], files, folder.teams())
+            api.post("/metadata", upload, None)
     text = f"Published: {', '.join(finished)}. Keep {staged} with your records."
     show.print_done(settings, text, documents=list(finished))
+
+
+def _follow_teams(api: Api, folder: CeremonyFolder) -> None:
+    """Look whether teams that get other keys have published since, before anything is handed in.
+
+    Raises:
+        RequestError: `conflict`: one has, and must sign its newest list.
+    """
+    for team in folder.changed_teams():
+        listed = api.get(f"/teams/{segment(team)}", TeamView).metadata
+        name = f"team-{team}.json"
+        if listed is not None and folder.keep_team(team, listed) and name in folder.statuses():
+            raise RequestError(
+                f"Team {team} has published since this ceremony began. Its newest list is here now; the team must sign it: "
+                f"pcm key sign --in {folder.folder} --keys KEYRING-OF-{team}",
+                code="conflict",
+            )
 
 
 @command.command("status")
@@ -243,6 +276,8 @@ def status(settings: Settings, staged: Path | None) -> None:
         f"Brake: spread {brake.spread_s} s, pilot share {brake.pilot_share:.0%}, least age {brake.min_age_s} s, "
         f"approvers: {', '.join(approver.name for approver in brake.approvers) or 'none'}."
     )
+    now = datetime.now(UTC)
+    warn_of((*expiring("instructions", keys.instructions, now), *expiring("packages", keys.packages, now)))
 
 
 def _role_row(role: RoleView) -> tuple[object, ...]:
@@ -251,7 +286,7 @@ def _role_row(role: RoleView) -> tuple[object, ...]:
 
 
 def _show_staged(settings: Settings, folder: CeremonyFolder) -> None:
-    documents = {name: document.status() for name, document in folder.staged().items()}
+    documents = folder.statuses()
     if not documents:
         raise RequestError(f"Nothing is staged in {folder.folder}.", code="not_found")
     if show.print_data(documents, settings.output):
@@ -262,7 +297,10 @@ def _show_staged(settings: Settings, folder: CeremonyFolder) -> None:
             for role in at.roles
         ]
         title = f"{name}: version {at.version}, until {show.moment(at.expires)}"
-        show.print_table(("role", ">must sign", "keys"), rows, none="", title=title)
+        if rows:
+            show.print_table(("role", ">must sign", "keys"), rows, none="", title=title)
+        else:
+            click.echo(f"{title}. Its team's keys change, so the team signs its list anew.")
         for needed in at.requirements:
             click.echo(f"  {_requirement(needed)}")
     if folder.policy() is not None:
@@ -284,7 +322,7 @@ def _next(settings: Settings, folder: CeremonyFolder) -> None:
     if settings.output != "table":
         _show_staged(settings, folder)
         return
-    if all(document.status().complete for document in folder.staged().values()):
+    if all(at.complete for at in folder.statuses().values()):
         click.echo(f"Enough have signed. Next: pcm key publish --in {folder.folder}")
     else:
         click.echo(f"Staged in {folder.folder}. See it: pcm key status --in {folder.folder}")

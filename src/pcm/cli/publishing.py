@@ -3,6 +3,7 @@
 Serves step 2: `pcm package publish` and `withdraw` hand it to `distribution.publication`, which does the work.
 """
 
+import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from pcm.trust.keys import key_name
 
 PINNED = "pinned/packages.root.json"  # a folder of its own: beside the keys it would pass for one
 _QUESTION = 10_000
+_COUNT = re.compile(r"\.[0-9]+$")
 
 
 class ApiSite:
@@ -100,12 +102,13 @@ def packager(api: Api, found: SiteContext, team: str | None, keyring: Keyring, r
 
 
 def only_team(keyring: Keyring) -> str:
-    """The team whose key is in the keyring, if there is just one.
+    """The team whose key is in the keyring, if there is just one. `team-main.2` is the second key of team main.
 
     Raises:
         RequestError: `usage`.
     """
-    teams = [name.removeprefix("team-") for name in keyring.names() if name.startswith("team-")]
+    names = [name.removeprefix("team-") for name in keyring.names() if name.startswith("team-")]
+    teams = sorted({_COUNT.sub("", name) for name in names})
     if len(teams) != 1:
         found = f"it has keys of {', '.join(teams)}" if teams else "it has no team's key"
         raise RequestError(f"For which team? Give --team; {keyring.folder}: {found}.", code="usage")

@@ -1,11 +1,14 @@
 """`pcm status`: the site at a glance. Serves step 12: what came of everything."""
 
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
 import click
 
 from pcm.cli import show
 from pcm.cli.settings import Settings
 from pcm.cli.verbs import Verb
-from pcm.protocol.admin import SiteStatus
+from pcm.protocol.admin import ExpiringRole, SiteStatus
 from pcm.protocol.yaml_kinds import show_duration
 
 
@@ -30,7 +33,10 @@ def show_status(settings: Settings) -> None:
             ("packages", status.packages),
             ("jobs", status.jobs),
             ("to compile", f"{status.dirty} clients" if status.dirty else ""),
-            ("set aside", f"{status.poison} reports that could not be read" if status.poison else ""),
+            (
+                "set aside",
+                f"{status.poison} reports or instruction files that could not be processed" if status.poison else "",
+            ),
         )
     )
     counts = [("clients", state, count) for state, count in sorted(status.clients.items()) if count]
@@ -38,3 +44,16 @@ def show_status(settings: Settings) -> None:
     show.print_table(("of", "state", ">count"), counts, none="No client has enrolled yet. Next: pcm client token")
     rows = [(s.name, s.kind, s.location, s.folder) for s in status.servers]
     show.print_table(("server", "kind", "~location", "static folder"), rows, none="It names no server.")
+    warn_of(status.expiring)
+
+
+def warn_of(roles: Iterable[ExpiringRole]) -> None:
+    """Say what only offline keys can renew and soon must."""
+    now = datetime.now(UTC)
+    for role in roles:
+        days = (role.expires - now).days
+        when = f"runs out in {days} days" if role.expires > now else "has run out"
+        team = role.role not in {"root", "targets"}
+        remedy = f"pcm package refresh --team {role.role}" if team else f"pcm key renew {role.role} --in FOLDER"
+        what = f"The list of team {role.role}" if team else f"{role.role} of {role.repository}"
+        click.echo(click.style("! ", fg="red") + f"{what} {when} ({show.moment(role.expires)}). Renew: {remedy}")

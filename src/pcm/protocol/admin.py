@@ -6,7 +6,8 @@ envelopes) travel as base64 text, which is how msgspec writes `bytes`. Times are
 Lists are pages: `?limit=` (1–1000, default 100) and `?cursor=` (the last page's `next`). Nothing is decided here.
 """
 
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
@@ -54,8 +55,19 @@ class ServerView(msgspec.Struct, frozen=True):
     folder: str | None = None
 
 
+class ExpiringRole(msgspec.Struct, frozen=True):
+    """Something that keepers or a team must sign again soon: a root, the targets, a team's list."""
+
+    repository: str
+    role: str
+    expires: datetime
+
+
 class SiteStatus(msgspec.Struct, frozen=True):
-    """`GET /v1/site`. Counts by state; `dirty`: clients with an instruction file to compile; `poison`: set-aside items."""
+    """`GET /v1/site`. Counts by state; `dirty`: clients with an instruction file to compile; `poison`: set-aside items.
+
+    `expiring`: what only offline keys can renew, and runs out within `RENEW_DAYS`.
+    """
 
     name: str
     version: str
@@ -68,6 +80,7 @@ class SiteStatus(msgspec.Struct, frozen=True):
     jobs: int
     dirty: int
     poison: int
+    expiring: tuple[ExpiringRole, ...] = ()
 
 
 class ApiTokenRequest(msgspec.Struct, frozen=True):
@@ -127,6 +140,21 @@ class RoleView(msgspec.Struct, frozen=True):
     expires: datetime | None = None
 
 
+RENEW_DAYS = 60
+_RENEWED_BY_THE_SITE = {"snapshot", "timestamp"}
+
+
+def expiring(repository: str, roles: Iterable[RoleView], now: datetime) -> tuple[ExpiringRole, ...]:
+    """What only offline keys can renew and must, within `RENEW_DAYS` or already."""
+    return tuple(
+        ExpiringRole(repository, role.role, role.expires)
+        for role in roles
+        if role.role not in _RENEWED_BY_THE_SITE
+        and role.expires is not None
+        and role.expires - now < timedelta(days=RENEW_DAYS)
+    )
+
+
 class KeysStatus(msgspec.Struct, frozen=True):
     """`GET /v1/keys`: both repositories. The roots' bytes allow the next ceremony to start from them."""
 
@@ -146,12 +174,16 @@ class TargetFile(msgspec.Struct, frozen=True):
 
 
 class MetadataUpload(msgspec.Struct, frozen=True):
-    """`POST /v1/metadata`: what an offline ceremony signed. `files`: new targets of the top-level targets role (the policy)."""
+    """`POST /v1/metadata`: what an offline ceremony signed. `files`: new targets of the top-level targets role (the policy).
+
+    `teams`: lists that teams whose keys change have signed anew; they count from the same moment as the new targets.
+    """
 
     repository: Literal["instructions", "packages"]
     role: Literal["root", "targets"]
     body: bytes
     files: Annotated[tuple[TargetFile, ...], msgspec.Meta(max_length=16)] = ()
+    teams: Annotated[dict[str, bytes], msgspec.Meta(max_length=1000)] = msgspec.field(default_factory=dict)
 
 
 # --- clients -----------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pcm.protocol.policy import read_policy
 from pcm.site import audit, repository
 from pcm.site.db.database import take_turn
 from pcm.site.db.tables import clients
-from pcm.trust import ceremony, delegations, keys, metadata, roots
+from pcm.trust import ceremony, delegations, keys, metadata, package_repository, roots
 
 
 def take(connection: Connection, upload: MetadataUpload, site: str, online: Signer, actor: str, now: datetime) -> int:
@@ -29,7 +29,8 @@ def take(connection: Connection, upload: MetadataUpload, site: str, online: Sign
         Its version.
 
     Raises:
-        RequestError: `conflict` (not the next version), `request.threshold`, `request.metadata`, `request.publication`.
+        RequestError: `conflict` (not the next version), `request.threshold`, `request.metadata`, `request.publication`,
+            `not_allowed` (a team's list that is not signed by the team, or changes what it names).
     """
     take_turn(connection, "publication")
     if upload.role == "root":
@@ -95,8 +96,36 @@ def _take_targets(connection: Connection, upload: MetadataUpload, site: str, onl
         )
     staged.finish()
     _keep_policy(connection, upload, site)
-    repository.sign_roles(connection, {metadata.TOP_LEVEL_ROLES[1]: upload.body}, online, now)
+    lists = _check_lists(connection, upload, staged)
+    repository.sign_roles(connection, {metadata.TOP_LEVEL_ROLES[1]: upload.body, **lists}, online, now)
     return staged.version
+
+
+def _check_lists(connection: Connection, upload: MetadataUpload, staged: delegations.StagedTargets) -> dict[str, bytes]:
+    """Lists that teams signed anew, each naming just what it named before.
+
+    Targets that take a team's keys away from its list are not taken without a new list: every client would refuse the team's
+    packages, and the team itself could not publish any more.
+    """
+    fresh: dict[str, bytes] = {}
+    for team in staged.teams():
+        current = repository.newest(connection, repository.PACKAGES, team)
+        offered = upload.teams.get(team)
+        if current is None or (offered is None and delegations.is_signed_by_team(upload.body, team, current.body)):
+            continue
+        if offered is None:
+            raise RequestError(
+                f"Team {team}'s list is not signed by the keys that it would have. Let the team sign it in the same ceremony.",
+                code="request.threshold",
+            )
+        delegations.check_team_targets(upload.body, team, offered, current.body)
+        if package_repository.list_targets(offered) != package_repository.list_targets(current.body):
+            raise RequestError(f"A ceremony changes nothing of what team {team} has published.", code="not_allowed")
+        fresh[team] = offered
+    unknown = sorted(set(upload.teams) - set(fresh))
+    if unknown:
+        raise RequestError(f"{unknown[0][:40]!r} is no team with a list to sign anew.", code="request.publication")
+    return fresh
 
 
 def _keep_policy(connection: Connection, upload: MetadataUpload, site: str) -> None:

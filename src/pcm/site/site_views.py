@@ -9,7 +9,7 @@ from importlib.metadata import version
 from sqlalchemy import Connection, func, select
 from tuf.api.metadata import Metadata, Targets
 
-from pcm.protocol.admin import AuditRow, KeysStatus, KeyView, Page, RoleView, SiteStatus
+from pcm.protocol.admin import AuditRow, ExpiringRole, KeysStatus, KeyView, Page, RoleView, SiteStatus, expiring
 from pcm.protocol.enrolment import ClientConfiguration
 from pcm.site import audit, clients, job_views, repository, set_aside
 from pcm.site.authority import Site
@@ -39,6 +39,15 @@ def status(connection: Connection, site: Site) -> SiteStatus:
         jobs=connection.execute(select(func.count()).select_from(tables.jobs)).scalar_one(),
         dirty=connection.execute(waiting).scalar_one(),
         poison=set_aside.count(connection),
+        expiring=_expiring(connection, now),
+    )
+
+
+def _expiring(connection: Connection, now: datetime) -> tuple[ExpiringRole, ...]:
+    known = keys_status(connection)
+    return (
+        *expiring(repository.INSTRUCTIONS, known.instructions, now),
+        *expiring(repository.PACKAGES, known.packages, now),
     )
 
 

@@ -169,6 +169,24 @@ class StagedTargets:
         self._targets.delegations = Delegations({keyid: key for keyid, key in known.items() if keyid in used}, roles)
 
 
+def is_signed_by_team(targets: bytes, team: str, listed: bytes) -> bool:
+    """Whether a threshold of the keys that top-level targets give a team has signed a list."""
+    return not team_requirement(targets, team, listed).missing
+
+
+def team_requirement(targets: bytes, team: str, listed: bytes) -> ceremony.Requirement:
+    """Who of a team's keys, as top-level targets name them, has signed a list.
+
+    Raises:
+        RequestError: `request.metadata`; `not_found`: no such team.
+    """
+    top, document = ceremony.load_targets(targets).signed, ceremony.load_targets(listed)
+    if top.delegations is None or team not in (top.delegations.roles or {}):
+        raise RequestError(f"There is no team {team}.", code="not_found")
+    result = top.get_verification_result(team, document.signed_bytes, document.signatures)
+    return ceremony.requirement(f"team {team}", result)
+
+
 def check_team_targets(targets: bytes, team: str, offered: bytes, current: bytes | None) -> int:
     """Check what a packager hands in before the site makes it visible.
 

@@ -14,7 +14,7 @@ from securesystemslib.signer import Signer
 
 from pcm.model.errors import RequestError
 from pcm.model.names import check_name
-from pcm.trust import metadata
+from pcm.trust import ceremony, metadata
 
 MAX_TARGETS = 10_000
 TEAM_DAYS = 365
@@ -80,6 +80,18 @@ def sign_team_again(team: str, current: bytes, signers: Iterable[Signer], expire
     """The same targets with a later expiry, or with a new key after a rotation."""
     targets, version = _targets_of(current)
     return team_targets(team, targets, version + 1, signers, expires_s)
+
+
+def cosign_team(listed: bytes, signers: Iterable[Signer]) -> bytes:
+    """The same list, with signatures of more of the team's keys.
+
+    Raises:
+        RequestError: `request.metadata`.
+    """
+    document = ceremony.load_targets(listed)
+    for signer in signers:
+        document.sign(signer, append=True)
+    return document.to_bytes()
 
 
 def sign_snapshot(

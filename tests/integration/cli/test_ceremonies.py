@@ -2,10 +2,15 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
+from pcm.protocol import codec
+from pcm.protocol.admin import MetadataUpload
 from tests.integration.cli.conftest import Pcm, ServedSite, end, free_port, serve
 from tests.integration.cli.test_publishing import publish, write_package
 
@@ -108,6 +113,116 @@ def test_a_teams_key_is_rotated_and_its_list_signed_anew(
     assert pcm("key", "add", "team-main", served.keys / "team-main.json", "--in", back).code == 0
     assert sign(pcm, served, back, keepers["targets"])[0] == 0
     assert pcm("key", "publish", "--in", back, "--yes").code == 0
+
+
+def team_keyring(pcm: Pcm, served: ServedSite, keepers: dict[str, Path], tmp_path: Path, team: str) -> Path:
+    """A new team that has published something."""
+    made, folder = tmp_path / f"of-{team}", tmp_path / f"begin-{team}"
+    assert pcm("key", "add", f"team-{team}", new_key(pcm, served, made, f"team-{team}"), "--in", folder).code == 0
+    assert sign(pcm, served, folder, keepers["targets"])[0] == 0
+    assert pcm("key", "publish", "--in", folder, "--yes").code == 0
+    assert publish_as(pcm, served, made, write_package(tmp_path / f"{team}-1", name=f"{team}-one")) == 0
+    return made
+
+
+def publish_as(pcm: Pcm, served: ServedSite, keys: Path, package: Path) -> int:
+    root = served.keys / "pinned" / "packages.root.json"
+    answer = pcm(
+        "package", "publish", package, "--keys", keys, "--passphrase-file", served.passphrase_file, "--root", root
+    )
+    return answer.code
+
+
+def test_a_teams_key_does_not_change_without_its_list(
+    pcm: Pcm, served: ServedSite, keepers: dict[str, Path], tmp_path: Path
+) -> None:
+    old = team_keyring(pcm, served, keepers, tmp_path, "solo")
+    folder, fresh = tmp_path / "ceremony", tmp_path / "fresh"
+    public = new_key(pcm, served, fresh, "team-solo.2")
+    assert pcm("key", "rotate", "team-solo", "team-solo", public, "--in", folder).code == 0
+    code, out, _ = sign(pcm, served, folder, keepers["targets"])
+    assert code == 0
+    assert "Enough have signed" not in out
+    assert "team solo: 0 of 1 signatures" in pcm("key", "status", "--in", folder).out
+    refused = pcm("key", "publish", "--in", folder, "--yes")
+    assert refused.code == 1
+    assert "request.threshold" in refused.err
+    assert "team-solo.2" in refused.err
+    assert key_names(pcm, "solo") == ["team-solo"], "nothing has happened"
+
+    # the team goes on publishing meanwhile: its newest list counts, and is signed in one more step
+    code, out, _ = sign(pcm, served, folder, fresh)
+    assert "Enough have signed" in out
+    assert publish_as(pcm, served, old, write_package(tmp_path / "p2", name="solo-two")) == 0
+    late = pcm("key", "publish", "--in", folder, "--yes")
+    assert "conflict" in late.err
+    assert f"pcm key sign --in {folder}" in late.err
+    assert "Enough have signed" in sign(pcm, served, folder, fresh)[1]
+    assert pcm("key", "publish", "--in", folder, "--yes").code == 0
+    assert key_names(pcm, "solo") == ["team-solo.2"]
+    assert publish_as(pcm, served, fresh, write_package(tmp_path / "p3", name="solo-three")) == 0
+    assert publish_as(pcm, served, old, write_package(tmp_path / "p4", name="solo-four")) == 4
+    listed = {one["name"] for one in json.loads(pcm("package", "list", "--json").out)}
+    assert {"solo-one", "solo-two", "solo-three"} <= listed
+
+
+def test_a_higher_threshold_takes_signatures_from_two_keyrings(
+    pcm: Pcm, served: ServedSite, keepers: dict[str, Path], tmp_path: Path
+) -> None:
+    first = team_keyring(pcm, served, keepers, tmp_path, "duo")
+    folder, second = tmp_path / "ceremony", tmp_path / "second"
+    public = new_key(pcm, served, second, "team-duo.2")
+    assert pcm("key", "add", "team-duo", public, "--threshold", "2", "--in", folder).code == 0
+    assert sign(pcm, served, folder, keepers["targets"])[0] == 0
+    assert "team-duo signed team-duo.json" in sign(pcm, served, folder, first)[1]
+    assert "request.threshold" in pcm("key", "publish", "--in", folder, "--yes").err
+    assert "Enough have signed" in sign(pcm, served, folder, second)[1]
+    assert pcm("key", "publish", "--in", folder, "--yes").code == 0
+    both = tmp_path / "both"
+    both.mkdir()
+    for file in (*first.glob("team-duo*"), *second.glob("team-duo*")):
+        shutil.copy(file, both)
+    assert publish_as(pcm, served, both, write_package(tmp_path / "p2", name="duo-two")) == 0
+
+
+def test_the_site_takes_no_targets_that_would_orphan_a_list(
+    pcm: Pcm, served: ServedSite, keepers: dict[str, Path], tmp_path: Path
+) -> None:
+    """An older `pcm`, or a hand-made upload: the site holds the same rule by itself."""
+    team_keyring(pcm, served, keepers, tmp_path, "lone")
+    folder = tmp_path / "ceremony"
+    public = new_key(pcm, served, tmp_path / "fresh", "team-lone.2")
+    assert pcm("key", "rotate", "team-lone", "team-lone", public, "--in", folder).code == 0
+    assert sign(pcm, served, folder, keepers["targets"])[0] == 0
+    token = (served.folder / "admin.token").read_text().strip()
+    body = codec.encode(MetadataUpload("packages", "targets", (folder / "packages.targets.json").read_bytes()))
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    with pytest.raises(HTTPError) as refused:
+        urlopen(Request(f"{served.url}/v1/metadata", data=body, headers=headers), timeout=10)
+    with refused.value as answer:
+        assert json.loads(answer.read())["code"] == "request.threshold"
+    assert key_names(pcm, "lone") == ["team-lone"]
+
+
+def test_root_and_targets_are_renewed_unchanged(
+    pcm: Pcm, served: ServedSite, keepers: dict[str, Path], tmp_path: Path
+) -> None:
+    before = {repository: roles(pcm, repository) for repository in ("packages", "instructions")}
+    time.sleep(1)  # dates of whole seconds
+    folder = tmp_path / "ceremony"
+    for role in ("root", "targets"):
+        assert pcm("key", "renew", role, "--in", folder).code == 0
+    assert pcm("key", "renew", "online", "--in", folder).code == 2
+    for keeper in ("root-1", "root-2", "targets"):
+        assert sign(pcm, served, folder, keepers[keeper])[0] == 0
+    published = pcm("key", "publish", "--in", folder, "--yes")
+    assert published.code == 0, published.err
+    for repository, role in (("packages", "root"), ("instructions", "root"), ("packages", "targets")):
+        was, now = before[repository][role], roles(pcm, repository)[role]
+        assert str(now["expires"]) > str(was["expires"])
+        assert now["keys"] == was["keys"]
+        assert now["version"] == int(str(was["version"])) + 1
+    assert publish(pcm, served, write_package(tmp_path / "p", name="after-renewal"))[0] == 0
 
 
 def test_a_new_team_publishes_and_is_revoked(
