@@ -146,9 +146,10 @@ def _contradictions(cases: Mapping[str, Case], circular: Mapping[str, str]) -> d
     """
     found = dict(circular)
     groups: dict[tuple[str, datetime, int], list[Case]] = {}
-    for case in cases.values():
+    taken_off = {case.instruction.package for case in cases.values() if removes(case.instruction.program)}
+    for case in cases.values() if taken_off else ():
         wanted = case.instruction
-        if case.record.present and not case.settled and case.deadline is not None:
+        if wanted.package in taken_off and case.record.present and not case.settled and case.deadline is not None:
             groups.setdefault((wanted.package, case.deadline, wanted.priority), []).append(case)
     for (package, *_), group in groups.items():
         away = [case for case in group if removes(case.instruction.program)]

@@ -70,7 +70,7 @@ def platform(case: Case, desk: Desk) -> Finding:
     """The package is made for this platform (KB Q156250)."""
     mine = desk.situation.facts.platform
     offered = () if case.manifest is None else case.manifest.platforms
-    if any(platform_fits(each, mine) for each in offered):
+    if mine in offered or any(platform_fits(each, mine) for each in offered):
         return _yes(desk, "target", "The package is made for {}.", mine)
     return _no(
         "target",

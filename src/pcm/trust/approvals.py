@@ -27,6 +27,9 @@ class Agreement:
     emergency: bool = False
 
 
+_NOBODY = Agreement()
+
+
 def check_approvals(
     instruction: Instruction, demanded: int, policy: SitePolicy, client_id: str, now: datetime
 ) -> Agreement:
@@ -45,6 +48,8 @@ def check_approvals(
     Raises:
         TrustError: `trust.approval`.
     """
+    if not instruction.approvals and not demanded:
+        return _NOBODY
     approvers: set[str] = set()
     emergency: set[str] = set()
     for approval in instruction.approvals:

@@ -239,6 +239,8 @@ def _close_dependencies(verdicts: dict[str, Verdict], around: Circumstances) -> 
     Each refusal asks again only those who named what is gone, so that a long chain costs no more than its length.
     """
     usable = {key: verdict for key, verdict in verdicts.items() if isinstance(verdict, Accepted)}
+    if not any(each.instruction.after or each.manifest.requires for each in usable.values()):
+        return  # nobody depends on anybody: nothing to close
     offers = _Offers(usable.values(), around)
     questions = deque(usable)
     while questions:

@@ -51,7 +51,7 @@ class Packages:
             raise
         if found is None:
             raise refuse("trust.unsigned_program", f"No packager has signed {path}, or it was withdrawn.")
-        return Published(path, found.length, dict(found.hashes))
+        return Published(path, *found)
 
     def _check_team(self, team: str) -> None:
         # top-level floors were checked at once; a team's when its role is first looked into, and only for its own packages

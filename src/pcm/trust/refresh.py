@@ -8,14 +8,16 @@ about floors and never touches the current folder.
 tuf is loaded when this module is, so a client imports it only when something has changed.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from tuf.api import exceptions
-from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from pcm.model.errors import PcmError, StoreError, TrustError
@@ -118,6 +120,7 @@ class Refreshed:
         self._repository = repository
         self._updater = updater
         self._fetcher = fetcher
+        self._entries: dict[str, dict[str, dict[str, Any]]] = {}
         self.root: Root = self._read("root")
         self.timestamp: Timestamp = self._read("timestamp")
         self.snapshot: Snapshot = self._read("snapshot")
@@ -156,22 +159,42 @@ class Refreshed:
         """When the first of the top-level roles expires."""
         return min(self.root.expires, self.timestamp.expires, self.snapshot.expires, self.targets.expires)
 
-    def find(self, path: str) -> TargetFile | None:
-        """What the repository says about a target; None if it has no such target. Loads the team's role if need be.
+    def find(self, path: str) -> tuple[int, dict[str, str]] | None:
+        """Length and hashes (algorithm → hex) of a target; None if there is no such target. Loads the team's role if need be.
 
         Raises:
             TrustError: the team's metadata does not hold.
             TransferError: it did not arrive.
             StoreError: it could not be written.
         """
-        found = _guarded(lambda: self._updater.get_targetinfo(path), self._fetcher, self._repository)
-        if self.targets.delegations is not None:
-            for role, _ in self.targets.delegations.get_roles_for_target(path):
-                if role not in self._floors:  # tuf loads a role once in a refresh, so it is looked at once
-                    self._note_team(role)
-        return found
+        role = self._role_of(path)
+        if role not in self._entries:
+            # the first question about a role is tuf's, which fetches and verifies it; any other is read from what it verified
+            _guarded(lambda: self._updater.get_targetinfo(path), self._fetcher, self._repository)
+            self._note_team(role)
+            self._entries[role] = self._read_entries(role)
+        entry = self._entries[role].get(path)
+        return None if entry is None else (entry["length"], entry["hashes"])
+
+    def _role_of(self, path: str) -> str:
+        """The one role that tuf's walk ends in: the top-level targets if they name the path, else the first team that may.
+
+        A walk sees no second team, because `_refresh` allows it one delegation.
+        """
+        delegations = self.targets.delegations
+        if path in self.targets.targets or delegations is None:
+            return Targets.type
+        return next((role for role, _ in delegations.get_roles_for_target(path)), Targets.type)
+
+    def _read_entries(self, role: str) -> dict[str, dict[str, Any]]:
+        # as written down: of a role with ten thousand targets, only those that are asked for become objects
+        document = json.loads((self.folder / f"{quote(role, '')}.json").read_bytes())
+        entries: dict[str, dict[str, Any]] = document["signed"]["targets"]
+        return entries
 
     def _note_team(self, role: str) -> None:
+        if role in self._floors:
+            return
         delegations, loaded = self.targets.delegations, self.snapshot.meta.get(f"{role}.json")
         if loaded is not None and delegations is not None and delegations.roles is not None:
             floor = Floor(loaded.version, tuple(delegations.roles[role].keyids))
