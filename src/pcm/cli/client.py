@@ -150,7 +150,7 @@ def revoke(settings: Settings, client: str) -> None:
         confirm(
             settings,
             f"{show.one_line(view.host_name)} ({view.client_id[:12]}, {view.state}) will be revoked: its key stops counting "
-            "for good. To come back it must enrol anew. What is installed there stays.",
+            "for good. To come back it needs another: `pcmsvc enroll --new-key`. What is installed there stays.",
         )
         view = api.post(f"/clients/{view.client_id}/revoke", None, ClientDetail).client
     if not show.print_data(view, settings.output):

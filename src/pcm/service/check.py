@@ -28,6 +28,7 @@ from pcm.service.plan import Plan, Situation
 from pcm.service.records import InstructionRecord
 from pcm.service.sources import LOGON, Network, Servers
 from pcm.service.state import State
+from pcm.service.succession import take_over
 
 if TYPE_CHECKING:
     from pcm.service.work import Context
@@ -104,6 +105,8 @@ class Check:
         if it.state.meta(PENDING) and not self._is_approved():
             return Checked(PENDING_PAUSE_S, None, Sent(0, 0))
         self._reconcile()  # check 1, its second half
+        if take_over(it.state, it.identity.client_id):
+            it.say("This computer has a new key: the orders and reports of the old one are forgotten.")
         now = it.clock()
         late = clock_problem(it.state, now)  # check 2
         if late is not None:

@@ -6,7 +6,9 @@ waits until somebody has compared the fingerprint. Doing it again is safe: an ex
 the same site is brought up to date, one of another site is not touched (KB Q169476, Q174648).
 """
 
+import contextlib
 import json
+import os
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -25,7 +27,7 @@ from pcm.protocol.enrolment import (
 )
 from pcm.service.configuration import load_configuration
 from pcm.service.facts import read_facts
-from pcm.service.identity import Identity, make_identity
+from pcm.service.identity import Identity, make_identity, replace_identity
 from pcm.service.machine.durable import write_atomically
 from pcm.service.machine.interface import Machine
 from pcm.service.places import Places, create_places, require_protected
@@ -78,11 +80,20 @@ def read_kit(data: bytes) -> Kit:
     return Kit(configuration, token.token)
 
 
-def enroll(places: Places, machine: Machine, kit: Kit, token: str | None, clock: Callable[[], datetime]) -> Enrolled:
+def enroll(
+    places: Places,
+    machine: Machine,
+    kit: Kit,
+    token: str | None,
+    clock: Callable[[], datetime],
+    *,
+    new_key: bool = False,
+) -> Enrolled:
     """Enrol this computer, or enrol it again.
 
     Args:
         token: One-time token; None uses the kit's, or asks for approval.
+        new_key: Become another client: the key that is here (revoked, or a copy's) is kept aside once the site took a new one.
 
     Raises:
         RequestError: `not_allowed` (wrong, used or expired token), `conflict` (a client of another site), what else the site
@@ -92,14 +103,24 @@ def enroll(places: Places, machine: Machine, kit: Kit, token: str | None, clock:
     _check_free(places, configuration)
     create_places(places)
     require_protected(places, machine)
-    identity = make_identity(places.identity)
+    with machine.lock_instance(places.work_lock) if new_key else contextlib.nullcontext():
+        return _enroll(places, machine, kit, token or kit.token, clock, new_key=new_key)
+
+
+def _enroll(
+    places: Places, machine: Machine, kit: Kit, token: str | None, clock: Callable[[], datetime], *, new_key: bool
+) -> Enrolled:
+    configuration, replaces = kit.configuration, new_key and os.path.lexists(places.identity)
+    identity = make_identity(places.new_identity if replaces else places.identity)
     network = Network(
         TransferClient(TransferStart(machine, configuration), transfer_settings(configuration)), identity, clock
     )
     try:
-        answer, server = ask_site(network, configuration, identity, token or kit.token)
+        answer, server = ask_site(network, configuration, identity, token)
     finally:
         network.close()
+    if replaces:
+        replace_identity(places.identity, places.new_identity)
     install(places, configuration)
     return Enrolled(identity, answer.state == "pending", server)
 

@@ -1,11 +1,13 @@
 """Who this client is: a P-256 key pair, made once on this computer, and the id that follows from it.
 
 Serves steps 6 (requests are signed with it) and 12 (reports are). Made by `enrolment`. The private key never leaves this computer
-and is written once, exclusively, readable by administrators only; an existing key is never replaced (KB Q162165, Q183398,
-Q127052: identity is a key, so it cannot be re-issued, doubled by a database, or taken over by a name).
+and is written once, exclusively, readable by administrators only. Only `pcmsvc enroll --new-key` puts another in its place, and
+then this is another client (KB Q162165, Q183398, Q127052: identity is a key, so it cannot be re-issued, doubled by a database, or
+taken over by a name).
 """
 
 import base64
+import contextlib
 import hashlib
 import os
 import stat
@@ -118,6 +120,24 @@ def _point(key: EllipticCurvePrivateKey) -> bytes:
 def _client_id(key: EllipticCurvePrivateKey) -> str:
     """As `trust.envelopes.client_id_of`, which tests hold it against."""
     return hashlib.sha256(_POINT_HEAD + _point(key)).hexdigest()[:32]
+
+
+def replace_identity(path: Path, successor: Path) -> None:
+    """Put a new key in the place of this client's, which is kept aside as `identity-<first 12 of its id>.pem`.
+
+    At every moment there is a whole key at `path`.
+
+    Raises:
+        RequestError, MachineError, StoreError: as `load_identity`, or the folder cannot be written.
+    """
+    aside = path.with_name(f"{path.stem}-{load_identity(path).client_id[:12]}{path.suffix}")
+    try:
+        with contextlib.suppress(FileExistsError):  # an earlier try came this far
+            os.link(path, aside, follow_symlinks=False)
+        successor.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise storing_error(error, path) from error
 
 
 def make_identity(path: Path) -> Identity:

@@ -63,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     token = enroll.add_mutually_exclusive_group()
     token.add_argument("--token", help="one-time token ('-': read it from standard input); others here see it")
     token.add_argument("--token-file", type=Path, help="file with the one-time token")
+    enroll.add_argument(
+        "--new-key", action="store_true", help="as another client than before: its key was revoked, or is a copy's"
+    )
     add("check", _check, "Name each requirement of the service, and whether it holds.")
     add("once", _once, "Do one check in the foreground: ask, verify, run what is due, report.")
     add("run", _run, "Be the resident service, in the foreground.")
@@ -87,8 +90,13 @@ def _enroll(parsed: argparse.Namespace, places: Places) -> int:
     machine = this_machine()
     if places.home is None and not machine.is_administrator():
         raise MachineError("Only an administrator can enrol this computer; use sudo.", code="machine.rights")
-    kit = read_kit(_read(parsed.kit, _MAX_KIT, "enrolment kit"))
-    enrolled = enroll(places, machine, kit, _token(parsed), utc_now)
+    try:
+        kit = read_kit(_read(parsed.kit, _MAX_KIT, "enrolment kit"))
+    except RequestError as error:
+        if not error.code.startswith("protocol."):
+            raise
+        raise RequestError(f"{parsed.kit} is no enrolment kit: {error.message}", code=error.code) from None
+    enrolled = enroll(places, machine, kit, _token(parsed), utc_now, new_key=parsed.new_key)
     with State.open(places.state, utc_now()) as state:
         state.set_meta(PENDING, "1" if enrolled.pending else "")
     show.enrolled(enrolled, kit.configuration.site, as_json=parsed.json)

@@ -55,6 +55,11 @@ class Places(NamedTuple):
         return self.state / "identity.pem"
 
     @property
+    def new_identity(self) -> Path:
+        """A key that is to take the place of this client's, until the site has taken it."""
+        return self.state / "identity.new.pem"
+
+    @property
     def database(self) -> Path:
         """Journal, floors, outbox, ledger."""
         return self.state / "state.db"
@@ -143,7 +148,8 @@ def _refuse_links(places: Places) -> None:
 def find_problems(places: Places, machine: Machine) -> list[Problem]:
     """Name each way in which somebody other than an administrator could change the service: folders, key, own program."""
     paths = [places.config, places.state, places.runtime]
-    files = (places.configuration, places.instructions_root, places.packages_root, places.identity, places.database)
+    pinned = (places.configuration, places.instructions_root, places.packages_root)
+    files = (*pinned, places.identity, places.new_identity, places.database)
     folders = (places.metadata, places.store, places.staging, places.runs)
     paths += [path for path in (*files, *folders) if os.path.lexists(path)]
     problems = [problem for path in paths for problem in machine.check_protected(path)]

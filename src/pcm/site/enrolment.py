@@ -61,7 +61,8 @@ def enrol(
     ).first()
     if known is not None and known.state in {"revoked", "quarantined"}:
         raise RequestError(
-            f"This computer's key is {known.state} at site {site}. An administrator has to look at it.",
+            f"This computer's key is {known.state} at site {site}, and an administrator has to look at it. If this "
+            "computer shall be another client, with another key: pcmsvc enroll --new-key.",
             code="not_allowed",
         )
     if known is not None and known.state == "enrolled":

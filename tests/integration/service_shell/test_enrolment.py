@@ -3,6 +3,7 @@
 import json
 import stat
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from pcm.model.errors import RequestError
 from pcm.protocol import codec
 from pcm.protocol.enrolment import EnrolmentRequest
 from pcm.service.places import find_places
-from tests.integration.service_shell.http_site import HttpSite, logon_over_http
+from pcm.service.state import State
+from tests.integration.service_shell.http_site import HttpSite, logon_over_http, report_of
 from tests.integration.service_shell.static_site import Client, StaticSite
 
 
@@ -84,6 +86,69 @@ def test_enrolling_again_is_safe_and_keeps_the_key(computer: Computer, http: Htt
     computer.enroll(http.url)
     assert computer.places.identity.read_bytes() == key
     assert http.enrolments[0][1] == http.enrolments[1][1]
+
+
+def test_with_a_new_key_it_becomes_another_client_and_its_floors_stay(
+    site: StaticSite, computer: Computer, http: HttpSite, marker: Path
+) -> None:
+    computer.enroll(http.url, "--token", "a")
+    before = http.enrolments[-1][1]
+    computer.client_id = before
+    package = site.package(marker)
+    for serial in (1, 2, 3):  # a higher serial than the new client's first file will have
+        site.order(before, [computer.mandatory(package)] if serial > 1 else [])
+        assert computer.once()["problem"] is None
+    assert report_of(http.taken[-1]).seq > 1
+    old_key, reports = computer.places.identity.read_bytes(), len(http.taken)
+    with State.open(computer.places.state, datetime.now(UTC)) as state:
+        floors, releases = state.floors("packages"), state.releases()
+    assert floors.roles
+
+    http.answer_enrolment = refuse("This computer's key is revoked")  # type: ignore[assignment]
+    assert "revoked" in computer.enroll(http.url, code=4)
+    computer.enroll(http.url, "--new-key", "--token", "wrong", code=4)
+    assert computer.places.identity.read_bytes() == old_key, "only once the site has taken the new one"
+    http.answer_enrolment = None
+    computer.enroll(http.url, "--new-key", "--token", "b")
+    after = http.enrolments[-1][1]
+    assert after != before
+    assert (computer.places.state / f"identity-{before[:12]}.pem").read_bytes() == old_key
+    assert not computer.places.new_identity.exists()
+
+    computer.client_id = after
+    marker.unlink()
+    site.order(after, [computer.mandatory(package)])
+    assert computer.once()["problem"] is None
+    assert marker.exists(), "the new client's orders are its own"
+    fresh = [report_of(envelope) for envelope in http.taken[reports:]]
+    assert [report.seq for report in fresh] == list(range(1, len(fresh) + 1))
+    assert (fresh[0].prev_sha256, fresh[0].client_id) == (None, after)
+    assert fresh[0].facts is not None
+    assert {outcome.instruction.partition(".")[2] for report in fresh for outcome in report.outcomes} == {after[:12]}
+    with State.open(computer.places.state, datetime.now(UTC)) as state:
+        assert set(state.releases()) == set(releases)
+        for role, floor in floors.roles.items():
+            assert state.floors("packages").version(role) >= floor.version
+    assert len(computer.answer("ledger")["entries"]) == 2
+
+
+def test_a_key_that_was_removed_by_hand_is_followed_by_a_chain_of_its_own(
+    site: StaticSite, computer: Computer, http: HttpSite
+) -> None:
+    computer.enroll(http.url, "--token", "a")
+    site.order(http.enrolments[-1][1], [])
+    computer.once()
+    computer.places.identity.unlink()
+    computer.enroll(http.url, "--token", "b")
+    site.order(http.enrolments[-1][1], [])
+    reports = len(http.taken)
+    assert computer.once()["problem"] is None
+    assert report_of(http.taken[reports]).seq == 1
+
+
+def test_a_first_enrolment_with_a_new_key_is_a_first_enrolment(computer: Computer, http: HttpSite) -> None:
+    computer.enroll(http.url, "--new-key", "--token", "a")
+    assert sorted(path.name for path in computer.places.state.glob("identity*")) == ["identity.pem"]
 
 
 def test_without_a_token_it_waits_for_approval_and_begins_by_itself(
