@@ -26,12 +26,9 @@ version: "{version}"
 publisher: Debian
 summary: Debian's {name}, installed by dpkg
 platforms: [linux-any]
-parameters:
-  ROOT: {{pattern: '/[^ ]*', default: "{root}/"}}
-  RECORDS: {{pattern: '/[^ ]*', default: "{root}/var/lib/dpkg"}}
 programs:
   install:
-    command: [{elevate}dpkg, "--instdir={{ROOT}}", "--admindir={{RECORDS}}", --install, {deb}]
+    command: [{dpkg}, --install, {deb}]
     timeout: 2m
     detect: {{file: {root}/usr/bin/{name}}}
 """
@@ -73,7 +70,7 @@ class Site:
             env=environment,
         )
         if not quiet:
-            shown(done.stdout)
+            shown(self._without_folder(done.stdout))
         if expect is not None and done.returncode != expect:
             raise RuntimeError(
                 f"pcm {shlex.join(arguments)} ended with {done.returncode}: {done.stderr or done.stdout}"
@@ -81,8 +78,10 @@ class Site:
         return done.stdout
 
     def _as_typed(self, arguments: tuple[str, ...]) -> list[str]:
-        short = str(self.folder.parent)
-        return [argument.replace(short + "/", "") for argument in arguments]
+        return [self._without_folder(argument) for argument in arguments]
+
+    def _without_folder(self, text: str) -> str:
+        return text.replace(f"{self.folder.parent}/", "")
 
     def initialise(self) -> None:
         """Make keys, roots, database and folders."""
@@ -123,10 +122,10 @@ class Site:
         directory = self.packages / name
         directory.mkdir(parents=True)
         (directory / deb.name).write_bytes(deb.read_bytes())
-        elevate = "".join(f"{argument}, " for argument in computer.elevate)
-        text = _YAML.format(
-            name=name, version=debian.version_of(deb), deb=deb.name, elevate=elevate, root=computer.root
-        )
+        below = computer.root
+        elsewhere = [f'"--instdir={below}/"', f'"--admindir={below}/var/lib/dpkg"'] if below else []
+        dpkg = ", ".join([*computer.elevate, "dpkg", *elsewhere])
+        text = _YAML.format(name=name, version=debian.version_of(deb), deb=deb.name, dpkg=dpkg, root=computer.root)
         (directory / "package.yaml").write_text(text)
         return directory
 
@@ -161,6 +160,8 @@ class Site:
         """Enrol a second computer of the same site, whose files the thief will misuse; returns its id."""
         home = self.folder.parent / "another"
         command = [str(_BIN / "pcmsvc"), "--home", str(home), "enroll", "--kit", str(self.kit())]
+        if os.geteuid() == 0:  # it is called otherwise than the first one, wherever names may be chosen
+            command = ["unshare", "--uts", "sh", "-c", 'hostname laptop && exec "$@"', "sh", *command]
         command += ["--token", self.token(), "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
         client_id: str = json.loads(done.stdout)["client_id"]
@@ -183,14 +184,12 @@ class Client:
         """Type a `pcmsvc` command as this computer's administrator."""
         if not quiet:
             typed("pcmsvc " + shlex.join(arguments).replace(str(self._site.folder.parent) + "/", ""))
-        done = self.computer.run(self.computer.python("pcm.service.main", *arguments))
+        done = self.computer.run(self.computer.python("pcm.service.main", *arguments), together=True)
         if not quiet:
-            shown(done.stdout + done.stderr)
+            shown(done.stdout)
         if expect is not None and done.returncode != expect:
-            raise RuntimeError(
-                f"pcmsvc {shlex.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}"
-            )
-        return done.stdout + done.stderr
+            raise RuntimeError(f"pcmsvc {shlex.join(arguments)} ended with {done.returncode}: {done.stdout}")
+        return done.stdout
 
     def pcmapp(self, *arguments: str) -> str:
         """Type a `pcmapp` command as an ordinary user (or, without root, as the only one there is)."""

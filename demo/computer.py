@@ -1,7 +1,8 @@
 """A throw-away client computer for the demonstration: this machine, seen through a private mount namespace.
 
-As root, `/usr`, `/etc`, `/var` and `/opt` are overlays in memory and `/run` is empty: a real `dpkg --install` there changes what
-the demonstration's client sees, and nothing on the machine itself. When the namespace ends, everything in it is gone.
+As root, `/usr`, `/etc`, `/var` and `/opt` are overlays in memory, `/run` is empty, and the host name is its own: a real
+`dpkg --install` there changes what the demonstration's client sees, and nothing on the machine itself. When the namespace ends,
+everything in it is gone.
 
 Without root there is no second account and no overlay: the service then runs as this user below a temporary folder, and the
 software goes there too, by a real dpkg that is root in a user namespace only. What this cannot show is named.
@@ -34,6 +35,7 @@ for folder in {folders}; do
     mount -t overlay overlay -o lowerdir=/$folder,upperdir=/mnt/computer/$folder.new,workdir=/mnt/computer/$folder.work /$folder
 done
 mount -t tmpfs -o mode=0755 pcm-demo-run /run
+hostname workstation
 echo ready
 exec sleep 900
 """
@@ -76,7 +78,7 @@ class Computer:
             folders=" ".join(_OVERLAID),
         )
         self._holder = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
+            ["unshare", "--mount", "--uts", "--propagation", "private", "sh", "-c", script],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
@@ -93,7 +95,7 @@ class Computer:
         if self._holder is None:
             return [*clean, *argv]
         drop = [] if user is None else ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
-        return ["nsenter", f"--target={self._holder.pid}", "--mount", "--wdns=/", *drop, *clean, *argv]
+        return ["nsenter", f"--target={self._holder.pid}", "--mount", "--uts", "--wdns=/", *drop, *clean, *argv]
 
     def python(self, module: str, *arguments: str) -> list[str]:
         """The argument list of one of our programs, as it would be installed here."""
@@ -101,12 +103,13 @@ class Computer:
         return [interpreter, "-m", module, *self.home, *arguments]
 
     def run(
-        self, argv: list[str], user: int | None = None, *, timeout: float = 120
+        self, argv: list[str], user: int | None = None, *, timeout: float = 120, together: bool = False
     ) -> "subprocess.CompletedProcess[str]":
-        """Run a command here and wait for it. Output is captured as text."""
+        """Run a command here and wait for it. Output is captured as text; `together`: errors stand among it, as on a screen."""
         return subprocess.run(
             self.command(argv, user),
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if together else subprocess.PIPE,
             text=True,
             timeout=timeout,
             check=False,

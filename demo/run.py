@@ -39,6 +39,7 @@ def main() -> int:
     """Play both acts. Returns the exit code."""
     say("Looking for real software: two packages of this Debian release, fetched with apt.")
     debs = debian.fetch(["tree", "hello"])
+    shown("  ".join(deb.name for deb in debs.values()))
     with tempfile.TemporaryDirectory(prefix="pcm-demo-") as folder, contextlib.ExitStack() as stack:
         claims = Claims()
         computer = Computer(Path(folder))
@@ -58,7 +59,10 @@ def first_act(site: Site, client: Client, deb: Path, claims: Claims) -> None:
     shown((directory / "package.yaml").read_text())
     say("The packager signs it on their own machine, with a key that no server holds, and publishes it.")
     site.publish(directory)
-    say("A new computer is enrolled with a one-time token. Its key pair is made there and never leaves it.")
+    say(
+        "A new computer, thrown away at the end, is enrolled with a one-time token. Its key pair is made there and never "
+        "leaves it."
+    )
     client.enrol()
     say("The administrator orders a job for all clients.")
     job = site.order("tree")

@@ -69,6 +69,9 @@ class Call:
             found = sorted(found, key=_changed)[-1:]
         if not found:
             raise RequestError(f"There is no {name!r} here. See: pcmapp list --all", code="not_found")
+        if len(found) > 1 and fits is not None and not any(fits(item) for item in found):
+            listed = "; ".join(f"{item.id} ({what(item)}): {state_of(item)[0]}" for item in found[:5])
+            raise RequestError(f"Nothing called {name!r} waits for that now: {listed}.", code="request.ambiguous")
         if len(found) > 1:
             listed = "; ".join(f"{item.id} ({what(item)})" for item in found[:5])
             raise RequestError(f"Several are called {name!r}: say which one: {listed}", code="request.ambiguous")

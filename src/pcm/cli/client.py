@@ -88,9 +88,10 @@ def show_client(settings: Settings, client: str) -> None:
         for a in detail.assignments
     ]
     show.print_table(("job", "state", "~order", "changed", "reason"), rows, none="No job is for it.")
-    refusals = [(r.code, r.count, r.at, show.plain(r.source), show.plain(r.reason)) for r in detail.refusals]
-    if refusals:
-        show.print_table(("refused", ">times", "when", "~from", "reason"), refusals, none="", title="Refusals")
+    # a source is a server's address, or the instruction that was refused
+    show.print_refusals(
+        (r.code, r.count, r.at, f"{'from' if '/' in r.source else 'in'} {r.source}", r.reason) for r in detail.refusals
+    )
 
 
 @command.command("why")

@@ -52,7 +52,8 @@ class Moment(click.ParamType[datetime]):
         except ValueError:
             moment = None
         if moment is None:
-            self.fail(f"{value!r} is no time: write 2026-01-31T22:00+01:00, 2026-01-31T21:00Z, or +2h.", param, ctx)
+            meant = f"+{text} for that long from now" if parse_duration(text) else "+2h or +3d"
+            self.fail(f"{value!r} is no time: write 2026-01-31T22:00+01:00, 2026-01-31T21:00Z, or {meant}.", param, ctx)
         if moment.tzinfo is None:
             self.fail(
                 f"{value!r} does not say its offset: end it with Z (UTC) or +01:00, or write +2h.",

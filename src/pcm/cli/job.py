@@ -110,7 +110,10 @@ def _parameter(text: str) -> tuple[str, str]:
 @_ordering
 @click.pass_obj
 def plan(settings: Settings, /, **given: Any) -> None:
-    """Say what a job would do: which clients, how many bytes, who is left out and why. Changes nothing."""
+    """Say what a job would do: which clients, how many bytes, who is left out and why. Changes nothing.
+
+    TIME is +2h or +3d from now, or a date and time with its offset: 2026-01-31T22:00+01:00.
+    """
     with settings.connect() as api:
         planned = api.post("/jobs", JobRequest(_order(**given), dry_run=True), JobPlan)
     jobs.show_plan(settings, planned)
@@ -121,7 +124,10 @@ def plan(settings: Settings, /, **given: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="Same as `job plan`.")
 @click.pass_obj
 def create(settings: Settings, /, dry_run: bool, **given: Any) -> None:
-    """Order that PACKAGE's program runs on a group."""
+    """Order that PACKAGE's program runs on a group.
+
+    TIME is +2h or +3d from now, or a date and time with its offset: 2026-01-31T22:00+01:00.
+    """
     order = _order(**given)
     with settings.connect() as api:
         if dry_run:

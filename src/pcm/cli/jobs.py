@@ -104,9 +104,7 @@ def show_detail(settings: Settings, detail: JobDetail, output_of: str | None = N
     if detail.assignments.next is not None:
         click.echo("… and more clients (--limit, or --json page by page)")
     _show_results(detail)
-    refusals = [(show.plain(r.host_name), r.code, r.count, r.at, show.plain(r.reason)) for r in detail.refusals]
-    if refusals:
-        show.print_table(("host", "refused", ">times", "when", "reason"), refusals, none="", title="Refusals")
+    show.print_refusals((r.code, r.count, r.at, f"on {r.host_name}", r.reason) for r in detail.refusals)
 
 
 def _reason(assignment: AssignmentView) -> object:

@@ -88,7 +88,8 @@ def show_findings(settings: Settings, made: Made, *, strict: bool) -> None:
             click.echo(printable(str(finding)).replace(finding.level, click.style(finding.level, fg=colour), 1))
         if not made.findings:
             click.echo(
-                f"{made.title}: {len(made.files)} files, {len(made.description.package.programs)} programs, no findings."
+                f"{made.title}: {show.count(len(made.files), 'file')}, "
+                f"{show.count(len(made.description.package.programs), 'program')}, no findings."
             )
     _refuse(made, strict=strict)
 
@@ -160,7 +161,7 @@ def publish(settings: Settings, made: Made, signing: Signing, *, dry_run: bool) 
     if show.print_data(answer, settings.output):
         return
     click.echo(
-        f"Published {made.title}, release {manifest.release}, by team {who.team}: {len(package.files)} files, "
+        f"Published {made.title}, release {manifest.release}, by team {who.team}: {show.count(len(package.files), 'file')}, "
         f"{show.size(package.content_bytes())}."
     )
     first = next(iter(package.programs))

@@ -109,6 +109,8 @@ def only_team(keyring: Keyring) -> str:
     """
     names = [name.removeprefix("team-") for name in keyring.names() if name.startswith("team-")]
     teams = sorted({_COUNT.sub("", name) for name in names})
+    if not keyring.folder.is_dir():
+        raise RequestError(f"There is no key folder {keyring.folder}.", code="not_found")
     if len(teams) != 1:
         found = f"it has keys of {', '.join(teams)}" if teams else "it has no team's key"
         raise RequestError(f"For which team? Give --team; {keyring.folder}: {found}.", code="usage")

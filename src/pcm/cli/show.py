@@ -96,6 +96,27 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, none: 
     _draw(table)
 
 
+def print_refusals(refusals: Iterable[tuple[str, int, datetime, str, str]]) -> None:
+    """Tell what was refused, if anything was: two lines for each, since reasons name addresses and do not fit into a column.
+
+    Args:
+        refusals: Code, how often, when, whose or where from, reason.
+    """
+    import textwrap  # noqa: PLC0415 - see module
+
+    width = console().width
+    for number, (code, count, at, source, reason) in enumerate(refusals):
+        if number == 0:
+            click.echo("\n" + click.style("Refusals", bold=True))
+        times = "once" if count == 1 else f"{count} times"
+        # further lines stand deeper than any first one: no text from elsewhere can look like another refusal
+        for text, first in ((f"{code}  {times}, {moment(at)}, {source}", " "), (reason, "   ")):
+            lines = textwrap.wrap(
+                one_line(text), width, initial_indent=first, subsequent_indent="   ", break_on_hyphens=False
+            )
+            click.echo("\n".join(lines))
+
+
 def _draw(table: "Table") -> None:
     """Print a table without the spaces that fill its lines up."""
     screen = console()
@@ -182,6 +203,11 @@ def ago(value: datetime | None, now: datetime | None = None) -> str:
         if seconds >= least:
             return f"{seconds // length} {unit} ago"
     return f"{seconds} s ago"
+
+
+def count(number: int, thing: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def size(count: int) -> str:

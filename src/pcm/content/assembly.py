@@ -130,7 +130,10 @@ def _bring_one(file: PackageFile, store: ClientStore, order: list[str], fetch: F
 
 
 def _nobody(file: PackageFile, complaints: Sequence[Complaint]) -> PcmError:
-    told = "; ".join(f"{each.source}: {each.message}" for each in complaints) or "no server is known"
+    told = "; ".join(
+        each.message if each.source in each.message else f"{each.source}: {each.message}" for each in complaints
+    )
+    told = told or "no server is known"
     message = f"No server gives {file.path}: {told}"[:2000]
     wrong = [each.code for each in complaints if each.code.startswith("trust.")]
     if wrong:

@@ -29,6 +29,7 @@ from pcm.service.records import InstructionRecord
 from pcm.service.sources import LOGON, Network, Servers
 from pcm.service.state import State
 from pcm.service.succession import take_over
+from pcm.service.tables import count
 
 if TYPE_CHECKING:
     from pcm.service.work import Context
@@ -175,7 +176,10 @@ class Check:
             for line in due:
                 record = Journal(it.state).record(line.id)
                 what = f"{record.instruction.package} {record.instruction.version}"
-                it.say(f"{what}: {record.state.value}. {record.reason}" + (f" [{record.code}]" if record.code else ""))
+                it.say(
+                    f"{what}: {record.state.value.replace('_', ' ')}. {record.reason}"
+                    + (f" [{record.code}]" if record.code else "")
+                )
             return plan
         Journal(it.state).adopt(plan, it.clock())
         return plan
@@ -238,7 +242,7 @@ class Check:
         )
         for complaint in brought.complaints:
             it.state.refuse(complaint.code, it.clock(), complaint.message[:1000], complaint.source)
-        it.say(f"{brought.files} files, {brought.bytes} bytes brought.")
+        it.say(f"{count(brought.files, 'file')} brought, {count(brought.bytes, 'byte')}.")
 
     def _agree(self, instruction: Instruction, program: Program, now: datetime) -> None:
         """Approvals once more, at the moment of the launch (check 13)."""
@@ -262,7 +266,7 @@ class Check:
             return Sent(0, 0)
         servers = Servers(it.state, LOGON, header.servers.logon if header else (), it.configuration.logon)
         sent = outbox.send(it.network, servers, it.clock)
-        it.say(f"{written} reports written, {sent.acknowledged} acknowledged, {sent.waiting} waiting.")
+        it.say(f"{count(written, 'report')} written, {sent.acknowledged} acknowledged, {sent.waiting} waiting.")
         if sent.error is not None and (asked.error is None or sent.error.code != asked.error.code):
             it.say(f"reports: {sent.error.message} [{sent.error.code}]")
         return sent

@@ -106,7 +106,8 @@ def checked(result: Checked, *, as_json: bool) -> None:
         return
     if problem is not None:
         _put(f"pcmsvc: {tables.printable(problem.message)} [{problem.code}]", sys.stderr)
-    _put(f"Done; the next check would be in {result.next_check_s} s.")
+    done = "Done; the" if problem is None else "The"
+    _put(f"{done} next check would be in {tables.span(result.next_check_s)}.")
 
 
 def accepted(answer: local.Accepted, *, as_json: bool) -> None:
@@ -230,4 +231,5 @@ def ledger(answer: local.Ledger, *, verify: bool, as_json: bool) -> None:
     if answer.broken_at is not None:
         _put(f"The ledger was changed at entry {answer.broken_at}: whatever follows proves nothing.", sys.stderr)
     else:
-        _put(f"{answer.total} entries, the chain holds{f'; head {answer.head}' if answer.head else ''}.")
+        entries = "1 entry" if answer.total == 1 else f"{answer.total} entries"
+        _put(f"{entries}, the chain holds{f'; head {answer.head}' if answer.head else ''}.")

@@ -32,6 +32,19 @@ def when(moment: datetime | None) -> str:
     return "" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
+def count(number: int, thing: str) -> str:
+    """`1 report`, `2 reports`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def span(seconds: float) -> str:
+    """About how long, in one unit: `40 s`, `31 min`, `5 h`."""
+    for least, length, unit in ((7200, 3600, "h"), (120, 60, "min")):
+        if seconds >= least:
+            return f"{round(seconds / length)} {unit}"
+    return f"{round(seconds)} s"
+
+
 def printable(text: str) -> str:
     """Without line feeds and whatever else could play tricks in a terminal."""
     return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -199,6 +199,8 @@ def why_not_run(record: InstructionRecord, manifest: Manifest | None, asker: Ask
     if wanted.purpose != "optional":
         return "it is mandatory: it runs by itself"
     if not record.present or record.state in _CLOSED or record.state in (Stage.RUNNING, Stage.RESTART_PENDING):
+        if record.state in (Stage.SUCCEEDED, Stage.ALREADY_INSTALLED):
+            return "it is done already"
         done = record.present or record.state in _REMEMBERED
         return f"it is {record.state.value.replace('_', ' ')}" if done else "it was withdrawn"
     if record.verdict_code:

@@ -86,7 +86,9 @@ def show_version(connection: Connection, name: str, version: str) -> VersionDeta
         .where(packages.c.name == name, package_versions.c.version == version[:100])
     ).first()
     if row is None:
-        raise RequestError(f"Package {name} has no version {version[:100]!r}.", code="not_found")
+        raise RequestError(
+            f"Package {name} has no version {version[:100]!r}. `pcm package show {name}` lists them.", code="not_found"
+        )
     return VersionDetail(view, _version_view(connection, row), _manifest_bytes(connection, row.manifest_sha256))
 
 

@@ -31,7 +31,7 @@ def find(connection: Connection, name: str) -> AnyRow:
     """One group. Raises RequestError `not_found`."""
     row = connection.execute(select(groups).where(groups.c.name == name[:63])).first()
     if row is None:
-        raise RequestError(f"There is no group {name[:63]!r}.", code="not_found")
+        raise RequestError(f"There is no group {name[:63]!r}. `pcm group list` shows what there is.", code="not_found")
     return row
 
 

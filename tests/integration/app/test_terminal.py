@@ -321,3 +321,16 @@ def test_a_silent_service_is_given_up(service: Service, app: App, monkeypatch: p
     code, _, _ = app("list")
     stop.set()
     assert code == 5
+
+
+def test_of_several_that_are_done_none_is_asked_for_by_its_id(service: Service, app: App) -> None:
+    done = [item("jq", number, version=f"1.{number}", state="succeeded", changed=NOW) for number in (1, 2)]
+    service.items = tuple(done)
+    code, _, err = app("install", "jq")
+    assert code == 1
+    assert "Nothing called 'jq' waits for that now: j0000000001.0123456789ab (jq 1.1): done; " in err
+    assert {request.verb for request in service.asked} == {"list"}
+    service.items = (item("jq", 1, can_run=True), item("jq", 2, can_run=True))
+    code, _, err = app("install", "jq")
+    assert code == 1
+    assert "Several are called 'jq'" in err

@@ -231,6 +231,20 @@ def test_one_instance_at_a_time(tmp_path: Path) -> None:
     FileLock.take(path).release()
 
 
+@pytest.mark.needs("root")
+def test_a_lock_of_somebody_else_says_who_may(tmp_path: Path) -> None:
+    path = Path("/run/pcm-test-lock")
+    path.touch(0o600)
+    try:
+        os.seteuid(65534)
+        with pytest.raises(MachineError, match="Only administrators") as refused:
+            FileLock.take(path)
+        assert refused.value.code == "machine.rights"
+    finally:
+        os.seteuid(0)
+        path.unlink()
+
+
 def test_the_lock_ends_with_its_holder_and_is_not_inherited(tmp_path: Path) -> None:
     path = tmp_path / "pcmsvc.lock"
     script = (

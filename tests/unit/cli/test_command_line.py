@@ -70,6 +70,7 @@ def test_every_noun_and_verb_explains_itself(pcm: Pcm, noun: str) -> None:
         (("--output", "xml", "status"), "'xml' is not one of"),
         (("job", "create", "jq", "-g", "all", "--mandatory-after", "2026-01-31T10:00"), "does not say its offset"),
         (("job", "create", "jq", "-g", "all", "--mandatory-after", "soon"), "is no time"),
+        (("job", "create", "jq", "-g", "all", "--mandatory-after", "2d"), "or +2d for that long from now"),
         (("client", "token", "--expires-in", "5"), "is no span of time"),
         (("site", "serve"), "Missing argument"),
     ],

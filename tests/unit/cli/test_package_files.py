@@ -48,7 +48,7 @@ def with_command(command: str, more: str = "") -> str:
 def test_a_good_package_has_no_findings(pcm: Pcm, package: Path) -> None:
     answer = pcm("package", "lint", package)
     assert answer.code == 0
-    assert "1 files, 2 programs, no findings" in answer.out
+    assert "1 file, 2 programs, no findings" in answer.out
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_sections_are_one_blank_line_apart(capsys: pytest.CaptureFixture[str]) -
     jobs.show_detail(Settings(), detail([assignment(1)], {"succeeded": 1}))
     out = capsys.readouterr().out
     assert "\n\nRuns\n host" in out
-    assert "\n\nRefusals\n host" in out
+    assert "\n\nRefusals\n trust.rollback  3 times, " in out
     assert "\n\n\n" not in out
     assert not out.endswith("\n\n")
 
@@ -157,3 +157,16 @@ def test_a_console_is_as_wide_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert show.console().width == 200
     monkeypatch.setenv("COLUMNS", "90")
     assert show.console().width == 90
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_refusal_fits_and_no_text_in_it_looks_like_another(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    forged = f"{'x' * 200} \n trust.forged  once, from nowhere"
+    show.print_refusals([("trust.content", 1, NOW, f"on {forged}", f"{forged} {LONG}")])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert [line for line in lines[2:] if line.startswith(" ") and not line.startswith("   ")] == [lines[2]]
+    assert lines[2].startswith(" trust.content  once, ")

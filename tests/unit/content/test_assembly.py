@@ -133,6 +133,13 @@ def test_when_nobody_gives_a_file_the_worst_reason_is_the_code(
     assert all(name in str(caught.value) for name in behaviours)
 
 
+def test_a_message_that_names_its_server_does_not_name_it_twice(store: ClientStore) -> None:
+    server = "https://bad/distribution"
+    with pytest.raises(TrustError) as caught:
+        bring(FILES[1:2], store, [server], Servers(**{server: wrong}).fetch)
+    assert caught.value.message.count(server) == 1
+
+
 def test_q137610_room_is_checked_before_the_first_byte(store: ClientStore) -> None:
     free = store.free_bytes()
     servers = Servers(a=good)

@@ -31,3 +31,13 @@ def test_one_line_each_whatever_is_in_the_cells(rows: list[tuple[str, str]]) -> 
     text = tables.table(("a", "b"), rows)
     assert text.count("\n") == len(rows)
     assert "\x1b" not in text
+
+
+def test_one_is_no_plural() -> None:
+    assert [tables.count(number, "report") for number in (0, 1, 2)] == ["0 reports", "1 report", "2 reports"]
+
+
+def test_spans_are_told_in_one_unit() -> None:
+    assert [tables.span(s) for s in (0, 60, 119, 120, 1865, 7199, 7200, 18_000)] == [
+        "0 s", "60 s", "119 s", "2 min", "31 min", "120 min", "2 h", "5 h",
+    ]  # fmt: skip

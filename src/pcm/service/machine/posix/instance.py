@@ -24,10 +24,16 @@ class FileLock:
         """Lock `path`, making it if need be.
 
         Raises:
-            MachineError: `machine.already_running`; `machine.lock` if the file cannot be opened.
+            MachineError: `machine.already_running`; `machine.rights` if it is somebody else's; `machine.lock` if the file cannot
+                be opened.
         """
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        except PermissionError:
+            raise MachineError(
+                f"Only administrators can do the work of the service here; use sudo ({path} is not yours).",
+                code="machine.rights",
+            ) from None
         except OSError as error:
             raise MachineError(f"The lock {path} cannot be opened: {error.strerror}.", code="machine.lock") from error
         try:
