@@ -8,8 +8,9 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
 
 from pcm.model.errors import StoreError
 
@@ -87,10 +88,12 @@ def _create(path: str, mode: int) -> int:
 def _fill(descriptor: int, path: str, content: bytes | Iterable[bytes], mode: int, *, durable: bool) -> None:
     """Write everything into a new file, and close it whatever happens."""
     try:
-        for piece in (content,) if isinstance(content, bytes) else content:
+        for piece in () if isinstance(content, bytes) else content:
             with storing(path):  # only the writing: whoever makes the pieces has errors of their own
                 write_all(descriptor, piece)
         with storing(path):
+            if isinstance(content, bytes):
+                write_all(descriptor, content)
             os.fchmod(descriptor, mode)
             if durable:
                 os.fsync(descriptor)
@@ -125,12 +128,21 @@ def sweep(folder: Path) -> int:
     return removed
 
 
-@contextlib.contextmanager
-def storing(path: Path | str) -> Iterator[None]:
+class storing:  # noqa: N801 - reads as a verb, `with storing(path)`; a class, because a generator costs as much as a small write
     """Map what the file system refuses to a StoreError that names the place."""
-    try:
-        yield
-    except OSError as error:
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, OSError):
+            return
+        path = self._path
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StoreError(f"There is no room left for {path}. Free some space.", code="store.disk_full") from error
         raise StoreError(f"{path} cannot be written: {error.strerror}.", code="store.not_writable") from error

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, or_, select, update
 
+from pcm.logon.folder import GRACE_S
 from pcm.model.errors import PcmError
 from pcm.protocol.instructions import RepositoryFloor, Servers
 from pcm.site import approvals, repository
@@ -49,6 +50,7 @@ class Compiler:
         self._proofs: dict[tuple[str, int], Mapping[str, Sequence[str]]] = {}
         # the last batch, so that its files are written without reading them back; the database decides what is written
         self._fresh: dict[int, SignedInstructions] = {}
+        self._swept: dict[int, float] = {}  # when each client's folders were looked through for old files, unix seconds
 
     def compile_now(self) -> int:
         """Compile and write until nothing is left to do now; how many files were signed.
@@ -185,11 +187,15 @@ class Compiler:
             return
         if signed is None:
             return
-        keep = set(signed.files())
         for place in self._site.logon:
             place.folder.write_key(row.client_id, row.public_key.encode())
             place.leases.publish(signed)
-            place.folder.remove_old(row.client_id, keep, time.time())
+        now = time.time()
+        if now - self._swept.get(row.id, 0.0) >= GRACE_S:  # sooner, little could be old enough
+            self._swept[row.id] = now
+            keep = set(signed.files())
+            for place in self._site.logon:
+                place.folder.remove_old(row.client_id, keep, now)
 
     def renew_leases(self) -> int:
         """Keep the leases in static folders fresh; a logon server over HTTP renews its own when asked."""
