@@ -4,6 +4,7 @@
 supervisor starts. Nothing here is simulated.
 """
 
+import os
 import ssl
 import subprocess
 import sys
@@ -43,9 +44,10 @@ _WORKER = "import sys; from pcm.service.worker import main; sys.exit(main())"
 
 
 @contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder that the account without rights may pass through, too."""
-    with tempfile.TemporaryDirectory(prefix="pcm-bench-") as name:
+def temporary_folder(*, in_memory: bool = False) -> Iterator[Path]:
+    """A folder that the account without rights may pass through, too; in memory, if this machine has such a file system."""
+    memory = "/dev/shm" if in_memory and os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="pcm-bench-", dir=memory) as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
