@@ -5,6 +5,7 @@ redirects are not followed, answers are bounded. It decides nothing, and every v
 """
 
 import ipaddress
+import ssl
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -32,14 +33,21 @@ class Api:
         url: `https://pcm.example.org`, with or without a path below which the site is served.
         token: Sent with every call.
         insecure_http: Send the token over plain http to other machines too.
+        ca_file: PEM file of the authority to trust for https, instead of those that the system knows.
         transport: What carries the requests; tests give their own.
 
     Raises:
-        RequestError: `request.url`; `request.insecure`: the token would travel readable.
+        RequestError: `request.url`; `request.insecure`: the token would travel readable; `request.ca_file`.
     """
 
     def __init__(
-        self, url: str, token: str, *, insecure_http: bool = False, transport: httpx.BaseTransport | None = None
+        self,
+        url: str,
+        token: str,
+        *,
+        insecure_http: bool = False,
+        ca_file: str | None = None,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = checked_url(url, insecure_http=insecure_http)
         self._token = token
@@ -49,6 +57,7 @@ class Api:
             timeout=_TIMEOUT,
             follow_redirects=False,
             trust_env=trust_env,
+            verify=True if ca_file is None else trusted(ca_file),
             transport=transport,
             headers={"user-agent": "pcm"},
         )
@@ -156,6 +165,22 @@ class Api:
         if response.is_error:
             raise problem(response.status_code, data, self.url)
         return None if shape is None else codec.parse(shape, data, kind="site's answer", max_bytes=MAX_ANSWER)
+
+
+def trusted(ca_file: str) -> ssl.SSLContext:
+    """What to trust for https: the authorities in a file, and no others.
+
+    Raises:
+        RequestError: `request.ca_file`.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ValueError) as error:  # ssl's own errors are OSErrors
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise RequestError(
+            f"The file of authorities {ca_file} cannot be used: {why}. It must hold certificates in PEM.",
+            code="request.ca_file",
+        ) from None
 
 
 def segment(text: str) -> str:

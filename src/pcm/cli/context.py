@@ -65,12 +65,23 @@ def add(settings: Settings, name: str, pin: Path | None) -> None:
         raise RequestError(f"There is no file {pin}.", code="not_found")
     known = contexts.load()
     root = str(pin.absolute()) if pin is not None else None
-    known.known[name] = contexts.SiteContext(site, str(Path(token_file).absolute()), root)
+    known.known[name] = contexts.SiteContext(site, str(Path(token_file).absolute()), root, _authority(settings))
     known.current = name
     path = contexts.save(known)
     show.print_done(
         settings, f"{path}: context {name} is {site}, and current.", context=name, site=site, file=str(path)
     )
+
+
+def _authority(settings: Settings) -> str | None:
+    """The authority's file that was given, or that a site on this machine names."""
+    found = settings.find_site().ca_file
+    if found is None:
+        return None
+    from pcm.cli.api import trusted  # noqa: PLC0415 - see cli.verbs
+
+    trusted(found)
+    return str(Path(found).absolute())
 
 
 @command.command("use")

@@ -17,11 +17,12 @@ _MAX_BYTES = 256 * 2**10
 
 @dataclass(frozen=True)
 class SiteContext:
-    """One site: its URL, the file with the API token, and the pinned root of its package repository, if one was kept."""
+    """One site: its URL, and files with the API token, the pinned root of its package repository, the authority for https."""
 
     site: str
     token_file: str
     packages_root: str | None = None
+    ca_file: str | None = None
 
 
 @dataclass
@@ -94,8 +95,13 @@ def load() -> Contexts:
 
 
 def _read_context(fields: Any) -> SiteContext:
-    root = fields.get("packages_root")
-    return SiteContext(str(fields["site"]), str(fields["token_file"]), str(root) if root is not None else None)
+    root, ca = fields.get("packages_root"), fields.get("ca_file")
+    return SiteContext(
+        str(fields["site"]),
+        str(fields["token_file"]),
+        str(root) if root is not None else None,
+        str(ca) if ca is not None else None,
+    )
 
 
 def save(contexts: Contexts) -> Path:
@@ -109,6 +115,7 @@ def save(contexts: Contexts) -> Path:
     listed = {
         name: {"site": context.site, "token_file": context.token_file}
         | ({"packages_root": context.packages_root} if context.packages_root else {})
+        | ({"ca_file": context.ca_file} if context.ca_file else {})
         for name, context in contexts.known.items()
     }
     text = yaml.safe_dump({"current": contexts.current, "contexts": listed}, sort_keys=False)

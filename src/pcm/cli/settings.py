@@ -31,6 +31,7 @@ class Settings:
     yes: bool = False
     debug: bool = False
     insecure_http: bool = False
+    ca_file: str | None = None
 
     def connect(self) -> "Api":
         """Talk to the site.
@@ -41,7 +42,9 @@ class Settings:
         from pcm.cli.api import Api  # noqa: PLC0415 - httpx takes longer to load than most verbs to run
 
         found = self.find_site()
-        return Api(found.site, read_token(Path(found.token_file)), insecure_http=self.insecure_http)
+        return Api(
+            found.site, read_token(Path(found.token_file)), insecure_http=self.insecure_http, ca_file=found.ca_file
+        )
 
     def find_site(self) -> contexts.SiteContext:
         """Which site is meant, by options, environment or context.
@@ -51,23 +54,29 @@ class Settings:
         """
         site = self.site or (None if self.context else os.environ.get("PCM_SITE"))
         token_file = self.token_file or os.environ.get("PCM_TOKEN_FILE")
+        ca_file = self.ca_file or os.environ.get("PCM_CA_FILE")
         if site is not None and "://" not in site:
             folder = site_folder(Path(site))
-            return contexts.SiteContext(site_url(folder), token_file or str(folder / "admin.token"))
+            return contexts.SiteContext(
+                site_url(folder), token_file or str(folder / "admin.token"), None, ca_file or site_authority(folder)
+            )
         known = contexts.load()
         if site is not None:
             same = next((context for context in known.known.values() if context.site == site.rstrip("/")), None)
             if token_file is None and same is None:
                 raise RequestError(f"No token is known for {site}: give --token-file.", code="not_allowed")
-            root = same.packages_root if same is not None else None
-            return contexts.SiteContext(site, token_file or (same.token_file if same is not None else ""), root)
+            root, ca = (same.packages_root, same.ca_file) if same is not None else (None, None)
+            token = token_file or (same.token_file if same is not None else "")
+            return contexts.SiteContext(site, token, root, ca_file or ca)
         context = known.find(self.context)
         if context is None:
             raise RequestError(
                 "Which site? Give --site URL (or a site's folder) with --token-file, or add one: pcm context add NAME",
                 code="usage",
             )
-        return contexts.SiteContext(context.site, token_file or context.token_file, context.packages_root)
+        return contexts.SiteContext(
+            context.site, token_file or context.token_file, context.packages_root, ca_file or context.ca_file
+        )
 
 
 def site_folder(folder: Path) -> Path:
@@ -79,6 +88,17 @@ def site_folder(folder: Path) -> Path:
     if not (folder / "site.yaml").is_file():
         raise RequestError(f"There is no site in {folder}: it has no site.yaml.", code="not_found")
     return folder
+
+
+def site_authority(folder: Path) -> str | None:
+    """The authority for https that the `site.yaml` of a site on this machine names."""
+    import yaml  # noqa: PLC0415 - only for a folder
+
+    try:
+        named = yaml.safe_load((folder / "site.yaml").read_bytes()[: 2**20])["tls"]["authority"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return None
+    return str(folder / str(named)) if named else None
 
 
 def site_url(folder: Path) -> str:

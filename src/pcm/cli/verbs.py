@@ -37,6 +37,9 @@ def everywhere() -> list[click.Option]:
         click.Option(["-o", "--output"], type=outputs, help="How to show results.", **kept),
         click.Option(["--json"], is_flag=True, expose_value=False, callback=_keep_json, help="Same as --output json."),
         click.Option(["-y", "--yes"], is_flag=True, help="Do not ask before changes.", **kept),
+        click.Option(
+            ["--ca-file"], metavar="FILE", help="Authority to trust for https (PEM), not the system's.", **kept
+        ),
         click.Option(["--insecure-http"], is_flag=True, help="Send the token over plain http.", **kept),
         click.Option(["--debug"], is_flag=True, help="Show where an error came from.", **kept),
     ]

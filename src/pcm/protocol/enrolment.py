@@ -14,6 +14,7 @@ from pcm.protocol import codec
 KIT_KIND = "pcm.client-configuration"
 REQUEST_KIND = "pcm.enrolment"
 MAX_BYTES = 256 * 2**10
+MAX_AUTHORITY = 64 * 2**10
 _Location = Annotated[str, msgspec.Meta(min_length=1, max_length=400)]
 
 
@@ -21,7 +22,8 @@ class ClientConfiguration(codec.Document, frozen=True, kw_only=True, omit_defaul
     """What a client must know to find its site and to trust nobody but its keys.
 
     The roots are the text of TUF root metadata (JSON): pinned, replaced only along a chain of signatures.
-    `ca_file`: PEM file for https instead of the system's authorities.
+    `ca_file`: PEM file on the client for https instead of the system's authorities. `authority`: the text of one, from the site,
+    which enrolment puts beside the configuration and names as `ca_file`.
     """
 
     site: Annotated[str, msgspec.Meta(max_length=63)]
@@ -32,6 +34,7 @@ class ClientConfiguration(codec.Document, frozen=True, kw_only=True, omit_defaul
     transfer_account: Annotated[str, msgspec.Meta(max_length=64)] = "_pcm"
     proxy: _Location | None = None
     ca_file: _Location | None = None
+    authority: Annotated[str, msgspec.Meta(max_length=MAX_AUTHORITY)] | None = None
 
 
 class EnrolmentRequest(codec.Document, frozen=True, kw_only=True, omit_defaults=True, tag=REQUEST_KIND):

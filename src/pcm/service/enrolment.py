@@ -110,7 +110,7 @@ def enroll(
 def _enroll(
     places: Places, machine: Machine, kit: Kit, token: str | None, clock: Callable[[], datetime], *, new_key: bool
 ) -> Enrolled:
-    configuration, replaces = kit.configuration, new_key and os.path.lexists(places.identity)
+    configuration, replaces = _keep_authority(places, kit.configuration), new_key and os.path.lexists(places.identity)
     identity = make_identity(places.new_identity if replaces else places.identity)
     network = Network(
         TransferClient(TransferStart(machine, configuration), transfer_settings(configuration)), identity, clock
@@ -174,6 +174,14 @@ def install(places: Places, configuration: ClientConfiguration) -> None:
         if not path.exists():
             write_atomically(path, text.encode(), 0o644)
     write_atomically(places.configuration, codec.encode(configuration), 0o644)
+
+
+def _keep_authority(places: Places, configuration: ClientConfiguration) -> ClientConfiguration:
+    """Put the kit's authority where the network's process can read it: it is needed to ask the site at all."""
+    if configuration.authority is None:
+        return configuration
+    write_atomically(places.authority, configuration.authority.encode(), 0o644)
+    return msgspec.structs.replace(configuration, ca_file=str(places.authority))
 
 
 def _check_free(places: Places, configuration: ClientConfiguration) -> None:

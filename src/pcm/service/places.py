@@ -50,6 +50,11 @@ class Places(NamedTuple):
         return self.config / "packages.root.json"
 
     @property
+    def authority(self) -> Path:
+        """The authority for https that came with the kit."""
+        return self.config / "authority.pem"
+
+    @property
     def identity(self) -> Path:
         """This client's private key."""
         return self.state / "identity.pem"
@@ -148,7 +153,7 @@ def _refuse_links(places: Places) -> None:
 def find_problems(places: Places, machine: Machine) -> list[Problem]:
     """Name each way in which somebody other than an administrator could change the service: folders, key, own program."""
     paths = [places.config, places.state, places.runtime]
-    pinned = (places.configuration, places.instructions_root, places.packages_root)
+    pinned = (places.configuration, places.instructions_root, places.packages_root, places.authority)
     files = (*pinned, places.identity, places.new_identity, places.database)
     folders = (places.metadata, places.store, places.staging, places.runs)
     paths += [path for path in (*files, *folders) if os.path.lexists(path)]

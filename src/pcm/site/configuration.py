@@ -5,6 +5,7 @@ what clients get: a change takes effect at the next start, on every client (KB Q
 most, a database password.
 """
 
+import ssl
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from pcm.model.errors import RequestError
 from pcm.model.names import check_name
 from pcm.model.schedule import Window
 from pcm.protocol.admin import ServerView
+from pcm.protocol.enrolment import MAX_AUTHORITY
 from pcm.transport.locations import parse_location
 
 FILE = "site.yaml"
@@ -46,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """PEM files, relative to the site's folder. `authority`: for the enrolment kit, if the system does not know it."""
+    """PEM files, relative to the site's folder. `authority`: put into the enrolment kit, for clients that do not know it."""
 
     certificate: str
     key: str
@@ -137,6 +139,53 @@ def read(folder: Path) -> SiteConfiguration:
         return check(msgspec.yaml.decode(data, type=SiteConfiguration))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"{path}: {error}.", code="request.configuration") from None
+
+
+def check_tls(folder: Path, tls: Tls) -> tuple[Path, Path]:
+    """Files of the certificate and its key, if a server can use them.
+
+    Raises:
+        RequestError: `request.configuration`: one is missing, cannot be read, is damaged, or they do not belong together.
+    """
+    certificate, key = folder / tls.certificate, folder / tls.key
+    for name, path in (("certificate", certificate), ("key", key)):
+        _read_file(f"tls.{name}", path)
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key, password=lambda: "")
+    except (ssl.SSLError, ValueError) as error:
+        raise RequestError(
+            f"tls: {certificate} and {key} are no certificate with its key, in PEM and without a passphrase ({error}).",
+            code="request.configuration",
+        ) from None
+    return certificate, key
+
+
+def read_authority(folder: Path, tls: Tls | None) -> str | None:
+    """PEM text of the authority that clients shall trust for https; None: those that their systems know.
+
+    Raises:
+        RequestError: `request.configuration`: missing, or no certificate.
+    """
+    if tls is None or tls.authority is None:
+        return None
+    path = folder / tls.authority
+    try:
+        text = _read_file("tls.authority", path).decode("ascii")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ssl.SSLError, UnicodeDecodeError, ValueError):
+        raise RequestError(
+            f"tls.authority: {path} holds no certificate in PEM.", code="request.configuration"
+        ) from None
+    return text
+
+
+def _read_file(key: str, path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_AUTHORITY)
+    except OSError as error:
+        raise RequestError(f"{key}: {path} cannot be read: {error.strerror}.", code="request.configuration") from None
 
 
 def write(folder: Path, configuration: SiteConfiguration) -> None:

@@ -157,7 +157,8 @@ class Serving:
         tls = self.site.configuration.tls
         files: dict[str, Any] = {}
         if tls is not None:
-            files = {"ssl_cert": self.site.folder / tls.certificate, "ssl_key": self.site.folder / tls.key}
+            files = dict(zip(("ssl_cert", "ssl_key"), configuration.check_tls(self.site.folder, tls), strict=True))
+        configuration.read_authority(self.site.folder, tls)
         server = Server(
             app,
             address=host,

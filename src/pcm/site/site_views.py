@@ -13,6 +13,7 @@ from pcm.protocol.admin import AuditRow, ExpiringRole, KeysStatus, KeyView, Page
 from pcm.protocol.enrolment import ClientConfiguration
 from pcm.site import audit, clients, job_views, repository, set_aside
 from pcm.site.authority import Site
+from pcm.site.configuration import read_authority
 from pcm.site.db import tables
 from pcm.site.db.tables_packages import packages
 from pcm.site.pages import Slice, page
@@ -54,7 +55,6 @@ def _expiring(connection: Connection, now: datetime) -> tuple[ExpiringRole, ...]
 def kit(connection: Connection, site: Site) -> ClientConfiguration:
     """What a new client must know: addresses, and the newest roots to pin."""
     servers = site.configuration.servers()
-    tls = site.configuration.tls
     return ClientConfiguration(
         site=site.name,
         logon=tuple(server.location for server in servers if server.kind == "logon"),
@@ -62,7 +62,7 @@ def kit(connection: Connection, site: Site) -> ClientConfiguration:
         instructions_root=repository.require(connection, repository.INSTRUCTIONS, "root").body.decode(),
         packages_root=repository.require(connection, repository.PACKAGES, "root").body.decode(),
         transfer_account=site.configuration.settings.transfer_account,
-        ca_file=None if tls is None else tls.authority,
+        authority=read_authority(site.folder, site.configuration.tls),
     )
 
 
