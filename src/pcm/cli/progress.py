@@ -29,10 +29,14 @@ def progress(title: str) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[what]}", style="dim"),
     )
-    with Progress(*columns, console=screen, transient=True) as bars:
-        task = bars.add_task(title, total=None, what="", visible=False)
+    bars = Progress(*columns, console=screen, transient=True)
+    task = bars.add_task(title, total=None, what="", visible=False)
+    try:
 
         def advance(done: int, total: int, what: str) -> None:
+            bars.start()  # not before: a passphrase may be asked for first, and drawing would wipe the question out
             bars.update(task, completed=done, visible=True, total=max(total, 1), what=printable(what)[-40:])
 
         yield advance
+    finally:
+        bars.stop()

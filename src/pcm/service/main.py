@@ -3,11 +3,12 @@
 Process entry for all steps of the client. Every PcmError becomes one message and an exit code here, never a trace.
 
 Exit codes: 0 done; 1 refused or failed (also: a requirement does not hold, the ledger is broken); 2 usage; 3 not found;
-4 not allowed; 5 unreachable; 6 another instance is running.
+4 not allowed; 5 unreachable; 6 another instance is running; 130 stopped by Ctrl-C.
 """
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from pcm.service.worker import DONE, FAILED, exit_code_of, utc_now
 
 _MAX_KIT = 256 * 2**10
 _MAX_TOKEN = 200
+INTERRUPTED = 130
+_STOPPING = b"pcmsvc: stopping; what runs is seen to its end (Ctrl-C again: leave it, and never know how it ended).\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(parsed.command(parsed, places))
     except PcmError as error:
         _complain(error, as_json=parsed.json)
-        return exit_code_of(error)
+        return INTERRUPTED if error.code == "service.stopping" else exit_code_of(error)
+    except KeyboardInterrupt:
+        print("pcmsvc: stopped.", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader (a pager, head) has seen enough
         return DONE
@@ -48,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pcmsvc",
         description="The PCM service: installs software with administrator rights, as its site's signed files say.",
-        epilog="Exit codes: 0 done, 1 refused or failed, 2 usage, 3 not found, 4 not allowed, 5 unreachable, 6 already running.",
+        epilog="Exit codes: 0 done, 1 refused or failed, 2 usage, 3 not found, 4 not allowed, 5 unreachable, "
+        "6 already running, 130 Ctrl-C.",
         parents=[_everywhere(home=None, json=False)],
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -126,12 +133,26 @@ def _once(parsed: argparse.Namespace, places: Places) -> int:
 
     faults.arm(os.environ, home_given=places.home is not None)
     say = (lambda _: None) if parsed.json else show.progress
-    with equip(places, say, lambda: False) as equipment:
+    stopping = _stop_by_keyboard()
+    with equip(places, say, lambda: bool(stopping)) as equipment:
         from pcm.service.check import Check  # noqa: PLC0415 - the transfer process is booting meanwhile
 
         checked = Check(equipment, forced=True).perform()
     show.checked(checked, as_json=parsed.json)
-    return exit_code_of(checked.problem)
+    return INTERRUPTED if stopping else exit_code_of(checked.problem)
+
+
+def _stop_by_keyboard() -> list[int]:
+    """Ctrl-C begins nothing new but sees to its end what runs, as the resident service does; a second one ends at once."""
+    stopping: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stopping.append(number)
+        os.write(2, _STOPPING)  # what is being printed just now has its lock
+
+    signal.signal(signal.SIGINT, stop)
+    return stopping
 
 
 def _run(_parsed: argparse.Namespace, places: Places) -> int:

@@ -1,11 +1,17 @@
 """The client's whole way, steps 6 to 12, over folders: as real processes, with real signatures."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from pcm.model.assignment import State as Stage
+from pcm.model.program import Program
 from pcm.service.journal import Journal
 from pcm.service.state import State
 from pcm.trust.floors import Floor, Floors
@@ -162,3 +168,30 @@ def test_expired_signatures_start_nothing_although_the_instruction_stands(
     (site.folder / "away").rename(site.logon_folder)
     client.once()
     assert marker.exists()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_lets_what_runs_end_and_a_second_one_leaves_it(
+    site: StaticSite, client: Client, marker: Path, times: int
+) -> None:
+    began = marker.with_name("began")
+    slow = Program(argv=("/bin/sh", "-c", f"touch {began}; sleep 2; echo installed >> {marker}"))
+    site.order(client.client_id, [client.mandatory(site.package(marker, files=(), programs={"install": slow}))])
+    command = [sys.executable, "-m", "pcm.service.main", "--home", str(client.home), "once"]
+    # a group of its own, as a terminal gives it: Ctrl-C goes to all of it
+    once = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 30
+    while not began.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for _ in range(times):
+        os.killpg(once.pid, signal.SIGINT)
+        time.sleep(0.3)
+    out, err = once.communicate(timeout=30)
+    assert once.returncode == 130, (out, err)
+    assert "stopping; what runs is seen to its end" in err
+    assert "Traceback" not in out + err
+    state = client.items()["viewer"]["state"]
+    assert (state == "succeeded") == (times == 1)
+    client.once(code=None)
+    time.sleep(max(0.0, 2 * (times - 1)))
+    assert marker.read_text() == "installed\n"
