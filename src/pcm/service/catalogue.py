@@ -5,7 +5,7 @@ floors and this client's circumstances, and the verdicts are kept in one transac
 instructions changed, and again before anything runs, so that a withdrawn package is noticed at the last moment.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,12 @@ import msgspec
 from pcm.model.assignment import State as Stage
 from pcm.model.errors import PcmError, RequestError, StoreError, TransferError
 from pcm.model.instruction import Instruction
-from pcm.protocol.enrolment import ClientConfiguration
 from pcm.protocol.policy import SitePolicy, read_policy, write_policy
 from pcm.service import faults
 from pcm.service.inbox import (
     OLDER_ORDER,
     PACKAGES_DUE,
+    Desk,
     Refreshed,
     ask_in_order,
     metadata_folder,
@@ -28,10 +28,9 @@ from pcm.service.inbox import (
     remove_other_folders,
 )
 from pcm.service.journal import Journal
-from pcm.service.places import Places
 from pcm.service.plan import Approved
 from pcm.service.records import to_text, to_time
-from pcm.service.sources import DISTRIBUTION, Network, Servers
+from pcm.service.sources import DISTRIBUTION, Servers
 from pcm.service.state import State
 
 if TYPE_CHECKING:
@@ -51,55 +50,36 @@ class Catalogue:
     """One check's view of the package repository.
 
     Args:
-        state: Open, and owned by this process.
-        network: The way to the servers.
-        configuration: As enrolled.
-        client_id: This client.
+        desk: What it works with.
         platform: `linux-x86_64`.
-        clock: Aware, UTC.
     """
 
-    def __init__(
-        self,
-        state: State,
-        network: Network,
-        configuration: ClientConfiguration,
-        places: Places,
-        *,
-        client_id: str,
-        platform: str,
-        clock: Callable[[], datetime],
-    ) -> None:
-        self._state = state
-        self._network = network
-        self._configuration = configuration
-        self._places = places
-        self._client_id = client_id
+    def __init__(self, desk: Desk, platform: str) -> None:
+        self._it = desk
         self._platform = platform
-        self._clock = clock
 
     def servers(self) -> Servers:
         """Distribution servers, as the newest instructions and the configuration name them."""
-        header = read_header(self._state)
+        header = read_header(self._it.state)
         ordered = header.servers.distribution if header else ()
-        return Servers(self._state, DISTRIBUTION, ordered, self._configuration.distribution)
+        return Servers(self._it.state, DISTRIBUTION, ordered, self._it.configuration.distribution)
 
     def is_due(self) -> bool:
         """Whether to ask what packagers say: the instructions changed, signatures expire soon, or something was refused.
 
         A refusal may be one server's doing, so every check asks again until the order holds or is gone.
         """
-        return bool(self._state.meta(PACKAGES_DUE)) or self.is_expired(CLOSE) or bool(self.refused())
+        return bool(self._it.state.meta(PACKAGES_DUE)) or self.is_expired(CLOSE) or bool(self.refused())
 
     def refused(self) -> list[tuple[str, str, str]]:
         """What the last verdict refused: instruction id, code and reason of each."""
         refused = "SELECT id, verdict_code, verdict_reason FROM instructions WHERE present = 1 AND verdict_code NOT IN ('', ?)"
-        return [(str(row[0]), str(row[1]), str(row[2])) for row in self._state.rows(refused, (OLDER_ORDER,))]
+        return [(str(row[0]), str(row[1]), str(row[2])) for row in self._it.state.rows(refused, (OLDER_ORDER,))]
 
     def is_expired(self, ahead: timedelta = timedelta()) -> bool:
         """Whether the signatures on what is cached have expired (or will, so much later), or there is nothing."""
-        until = self._state.meta(VALID_UNTIL)
-        return not until or to_time(until) <= self._clock() + ahead
+        until = self._it.state.meta(VALID_UNTIL)
+        return not until or to_time(until) <= self._it.clock() + ahead
 
     def refresh(self) -> Refreshed:
         """Checks 8 to 11, from the first distribution server whose repository holds.
@@ -107,29 +87,29 @@ class Catalogue:
         Raises:
             StoreError: this disk.
         """
-        return ask_in_order(self._state, self.servers(), self._network, self._clock(), self._refresh_from)
+        return ask_in_order(self._it.state, self.servers(), self._it.network, self._it.clock(), self._refresh_from)
 
     def _refresh_from(self, server: str) -> bool:
         from pcm.trust.cross_check import cross_check, gather  # noqa: PLC0415 - loads tuf
         from pcm.trust.manifests import Manifests  # noqa: PLC0415
         from pcm.trust.packages import verify_packages  # noqa: PLC0415
 
-        header = read_header(self._state)
+        header = read_header(self._it.state)
         if header is None:
             return False
-        number = int(self._state.meta(CURRENT_PACKAGES, "0"))
-        fetch = self._network.distribution_files(server)
+        number = int(self._it.state.meta(CURRENT_PACKAGES, "0"))
+        fetch = self._it.network.distribution_files(server)
         packages = verify_packages(  # check 8
-            self._configuration.site,
-            read_root(self._places.packages_root),
-            metadata_folder(self._places, PACKAGES, number),
-            metadata_folder(self._places, PACKAGES, number + 1),
-            stored=self._state.floors(PACKAGES),
+            self._it.configuration.site,
+            read_root(self._it.places.packages_root),
+            metadata_folder(self._it.places, PACKAGES, number),
+            metadata_folder(self._it.places, PACKAGES, number + 1),
+            stored=self._it.state.floors(PACKAGES),
             least=msgspec.structs.asdict(header.package_repository_min),
             fetch=fetch,
         )
-        wanted = present_instructions(self._state)
-        manifests = Manifests(self._places.metadata / "manifests", fetch)
+        wanted = present_instructions(self._it.state)
+        manifests = Manifests(self._it.places.metadata / "manifests", fetch)
         evidence = gather(wanted, packages.find, manifests.read)  # check 9
         around = self._circumstances(packages.policy)
         verdicts = {verdict.instruction.id: verdict for verdict in cross_check(wanted, evidence, around)}  # 9 to 11
@@ -139,16 +119,16 @@ class Catalogue:
             for instruction in wanted
         }
         faults.reach("packages.verified")
-        with self._state.transaction():
-            self._state.store_floors(PACKAGES, floors)
-            self._state.set_meta(CURRENT_PACKAGES, str(number + 1))
-            self._state.set_meta(VALID_UNTIL, to_text(packages.valid_until))
-            self._state.set_meta(POLICY, write_policy(packages.policy).decode())
-            self._state.set_meta(PACKAGES_DUE, "")
+        with self._it.state.transaction():
+            self._it.state.store_floors(PACKAGES, floors)
+            self._it.state.set_meta(CURRENT_PACKAGES, str(number + 1))
+            self._it.state.set_meta(VALID_UNTIL, to_text(packages.valid_until))
+            self._it.state.set_meta(POLICY, write_policy(packages.policy).decode())
+            self._it.state.set_meta(PACKAGES_DUE, "")
             changed = self._store_verdicts(wanted, found)
         faults.reach("packages.committed")
         manifests.forget_others({instruction.manifest.sha256 for instruction in wanted})
-        remove_other_folders(self._places, PACKAGES, number + 1)
+        remove_other_folders(self._it.places, PACKAGES, number + 1)
         return changed
 
     def _circumstances(self, policy: SitePolicy) -> "Circumstances":
@@ -156,19 +136,19 @@ class Catalogue:
 
         releases = {
             name: Release(known.release, known.min_release, known.installed)
-            for name, known in self._state.releases().items()
+            for name, known in self._it.state.releases().items()
         }
-        done = [record for record in Journal(self._state).records() if record.state in _DONE]
+        done = [record for record in Journal(self._it.state).records() if record.state in _DONE]
         names = frozenset(name for record in done for name in (record.id, record.instruction.job))
-        return Circumstances(self._client_id, self._platform, policy, self._clock(), releases, names)
+        return Circumstances(self._it.client_id, self._platform, policy, self._it.clock(), releases, names)
 
     def _store_verdicts(
         self, wanted: Iterable[Instruction], found: Mapping[str, tuple[PcmError | None, bytes | PcmError]]
     ) -> bool:
         """Keep each verdict, and the manifests of what may run. What is not known yet stays as it was."""
         unknown = any(isinstance(error, TransferError) for error, _ in found.values())
-        before = self._state.rows("SELECT id, verdict_code FROM instructions WHERE present = 1")
-        with self._state.transaction() as connection:
+        before = self._it.state.rows("SELECT id, verdict_code FROM instructions WHERE present = 1")
+        with self._it.state.transaction() as connection:
             for instruction in wanted:
                 error, body = found[instruction.id]
                 if isinstance(error, TransferError) or (
@@ -189,7 +169,7 @@ class Catalogue:
                 "DELETE FROM manifests WHERE sha256 NOT IN (SELECT manifest_sha256 FROM instructions) "
                 "AND sha256 NOT IN (SELECT manifest_sha256 FROM runs WHERE finished = 0)"
             )
-        return before != self._state.rows("SELECT id, verdict_code FROM instructions WHERE present = 1")
+        return before != self._it.state.rows("SELECT id, verdict_code FROM instructions WHERE present = 1")
 
 
 def _verdict(error: PcmError | None) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from pcm.service import inbox
 from pcm.service.catalogue import Catalogue, read_kept_policy
 from pcm.service.facts import AGENT_VERSION, read_facts
 from pcm.service.identity import Identity
-from pcm.service.inbox import Inbox, Refreshed
+from pcm.service.inbox import Desk, Inbox, Refreshed
 from pcm.service.journal import Journal
 from pcm.service.machine.interface import Machine
 from pcm.service.outbox import Outbox, Sent
@@ -75,24 +75,16 @@ class Check:
         self._facts = read_facts()
         self._forced = forced or bool(equipment.state.meta(inbox.SYNC))
         self._outlook = Outlook(equipment.state, equipment.machine, equipment.identity.client_id, self._facts)
-        self._inbox = Inbox(
+        desk = Desk(
             equipment.state,
             equipment.network,
             equipment.configuration,
             equipment.places,
-            client_id=equipment.identity.client_id,
-            version=AGENT_VERSION,
-            clock=equipment.clock,
+            equipment.identity.client_id,
+            equipment.clock,
         )
-        self._catalogue = Catalogue(
-            equipment.state,
-            equipment.network,
-            equipment.configuration,
-            equipment.places,
-            client_id=equipment.identity.client_id,
-            platform=self._facts.platform,
-            clock=equipment.clock,
-        )
+        self._inbox = Inbox(desk, AGENT_VERSION)
+        self._catalogue = Catalogue(desk, self._facts.platform)
 
     def perform(self) -> Checked:
         """Ask, verify, plan, run, report.

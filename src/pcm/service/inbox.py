@@ -63,36 +63,37 @@ class Refreshed(NamedTuple):
         return self.error is not None and self.error.code in REFUSALS
 
 
+class Desk(NamedTuple):
+    """What the inbox and the catalogue work with.
+
+    Attributes:
+        state: Open, and owned by this process (the work lock is held).
+        network: The way to the servers.
+        configuration: As enrolled.
+        places: Where metadata is kept.
+        client_id: This client.
+        clock: Aware, UTC.
+    """
+
+    state: State
+    network: Network
+    configuration: ClientConfiguration
+    places: Places
+    client_id: str
+    clock: Callable[[], datetime]
+
+
 class Inbox:
     """One check's view of the servers.
 
     Args:
-        state: Open, and owned by this process (the work lock is held).
-        network: The way to the servers.
-        configuration: As enrolled.
-        client_id: This client.
+        desk: What it works with.
         version: Of this service.
-        clock: Aware, UTC.
     """
 
-    def __init__(
-        self,
-        state: State,
-        network: Network,
-        configuration: ClientConfiguration,
-        places: Places,
-        *,
-        client_id: str,
-        version: str,
-        clock: Callable[[], datetime],
-    ) -> None:
-        self._state = state
-        self._network = network
-        self._configuration = configuration
-        self._places = places
-        self._client_id = client_id
+    def __init__(self, desk: Desk, version: str) -> None:
+        self._it = desk
         self._version = version
-        self._clock = clock
 
     def refresh(self, *, forced: bool = False) -> Refreshed:
         """Checks 3 to 7: bring the newest instructions, from the first server that has them.
@@ -103,16 +104,16 @@ class Inbox:
         Raises:
             StoreError: this disk.
         """
-        header = read_header(self._state)
-        servers = Servers(self._state, LOGON, header.servers.logon if header else (), self._configuration.logon)
+        header = read_header(self._it.state)
+        servers = Servers(self._it.state, LOGON, header.servers.logon if header else (), self._it.configuration.logon)
         if forced:
             servers.forget_refusals()
-        now = self._clock()
-        return ask_in_order(self._state, servers, self._network, now, self._refresh_from)
+        now = self._it.clock()
+        return ask_in_order(self._it.state, servers, self._it.network, now, self._refresh_from)
 
     def _refresh_from(self, server: str) -> bool:
         """Whether one server had something new."""
-        polled = self._network.poll(server, self._usable_etag(server))
+        polled = self._it.network.poll(server, self._usable_etag(server))
         if polled.timestamp is None:
             self._note_contact(server)
             return False
@@ -120,49 +121,51 @@ class Inbox:
 
     def _usable_etag(self, server: str) -> str | None:
         """The tag of what this server sent last, if the cached instructions are whole and their signatures still hold."""
-        until = self._state.meta(VALID_UNTIL)
-        if not until or to_time(until) <= self._clock():
+        until = self._it.state.meta(VALID_UNTIL)
+        if not until or to_time(until) <= self._it.clock():
             return None  # a server that says 'nothing new' now is holding something back: it must show what it has
-        return self._state.meta(ETAG + server) or None
+        return self._it.state.meta(ETAG + server) or None
 
     def _take_new(self, server: str, timestamp: bytes, etag: str | None) -> bool:
         # 123 ms and 25 MB, so only when something is new
         from pcm.trust.instructions import Recipient, Seen, verify_instructions  # noqa: PLC0415
 
-        number = int(self._state.meta(CURRENT_INSTRUCTIONS, "0"))
-        seen = Seen(self._state.floors(INSTRUCTIONS), int(self._state.meta(SERIAL, "0")), self._state.meta(SHA256))
+        number = int(self._it.state.meta(CURRENT_INSTRUCTIONS, "0"))
+        seen = Seen(
+            self._it.state.floors(INSTRUCTIONS), int(self._it.state.meta(SERIAL, "0")), self._it.state.meta(SHA256)
+        )
         verified = verify_instructions(  # checks 3 to 6
-            Recipient(self._configuration.site, self._client_id, self._version),
-            read_root(self._places.instructions_root),
-            metadata_folder(self._places, "instructions", number),
-            metadata_folder(self._places, "instructions", number + 1),
+            Recipient(self._it.configuration.site, self._it.client_id, self._version),
+            read_root(self._it.places.instructions_root),
+            metadata_folder(self._it.places, "instructions", number),
+            metadata_folder(self._it.places, "instructions", number + 1),
             seen=seen,
-            fetch=self._network.logon_files(server, timestamp),
-            now=self._clock(),
+            fetch=self._it.network.logon_files(server, timestamp),
+            now=self._it.clock(),
         )
         faults.reach("instructions.verified")
-        now = self._clock()
-        changed = verified.changed or not self._state.meta(HEADER)
-        with self._state.transaction():  # check 7
-            self._state.store_floors(INSTRUCTIONS, verified.seen.floors)
-            self._state.set_meta(SERIAL, str(verified.seen.serial), kept=True)
-            self._state.set_meta(SHA256, verified.seen.sha256, kept=True)
-            self._state.set_meta(CURRENT_INSTRUCTIONS, str(number + 1))
-            self._state.set_meta(VALID_UNTIL, to_text(verified.valid_until))
-            self._state.set_meta(ETAG + server, etag or "")
+        now = self._it.clock()
+        changed = verified.changed or not self._it.state.meta(HEADER)
+        with self._it.state.transaction():  # check 7
+            self._it.state.store_floors(INSTRUCTIONS, verified.seen.floors)
+            self._it.state.set_meta(SERIAL, str(verified.seen.serial), kept=True)
+            self._it.state.set_meta(SHA256, verified.seen.sha256, kept=True)
+            self._it.state.set_meta(CURRENT_INSTRUCTIONS, str(number + 1))
+            self._it.state.set_meta(VALID_UNTIL, to_text(verified.valid_until))
+            self._it.state.set_meta(ETAG + server, etag or "")
             if changed:
                 self._take_in(verified.instructions.instructions, now)
                 header = replace(verified.instructions, instructions=())
-                self._state.set_meta(HEADER, write_instructions(header).decode())
-                self._state.set_meta(PACKAGES_DUE, "1")
+                self._it.state.set_meta(HEADER, write_instructions(header).decode())
+                self._it.state.set_meta(PACKAGES_DUE, "1")
         faults.reach("instructions.committed")
         self._note_contact(server)
-        remove_other_folders(self._places, "instructions", number + 1)
+        remove_other_folders(self._it.places, "instructions", number + 1)
         return changed
 
     def _take_in(self, instructions: Iterable[Instruction], now: datetime) -> None:
         """What the packagers' signatures said of an order stays, until `catalogue` has looked again."""
-        journal = Journal(self._state)
+        journal = Journal(self._it.state)
         said = {record.id: (record.verdict_code, record.verdict_reason) for record in journal.records()}
         verified = []
         for instruction in instructions:
@@ -172,9 +175,9 @@ class Inbox:
         journal.take_in(verified, now)
 
     def _note_contact(self, server: str) -> None:
-        self._state.touch(LAST_CONTACT, self._clock())
-        if self._state.meta(LAST_SERVER) != server:
-            self._state.set_meta(LAST_SERVER, server, durable=False)
+        self._it.state.touch(LAST_CONTACT, self._it.clock())
+        if self._it.state.meta(LAST_SERVER) != server:
+            self._it.state.set_meta(LAST_SERVER, server, durable=False)
 
 
 def ask_in_order(
