@@ -31,23 +31,15 @@ PATIENCE_S = 30.0
 PROOF = "/var/lib/proof"
 KIT = "/etc/pcm-kit.json"
 ALREADY_RUNNING = 6
-UNIT = """\
-[Unit]
-Description=Package Command Manager
-StartLimitIntervalSec=0
-
-[Service]
-Type=notify
-ExecStart=/usr/bin/python3 -m pcm.service.main run
-# a worker that runs a program is left alone
-KillMode=process
-Restart=always
-RestartSec=100ms
-
-[Install]
-WantedBy=multi-user.target
-"""
+SHIPPED = ROOT / "packaging" / "systemd" / "pcmsvc.service"
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def shipped_unit() -> str:
+    """The unit as it ships, for a service that lives elsewhere."""
+    text = SHIPPED.read_text()
+    assert text.count("\nExecStart=/opt/pcm/.venv/bin/pcmsvc run\n") == 1
+    return text.replace("/opt/pcm/.venv/bin/pcmsvc run", "/usr/bin/python3 -m pcm.service.main run")
 
 
 def wait_for(look: Callable[[], T], what: str, patience_s: float = PATIENCE_S) -> T:
@@ -227,7 +219,7 @@ class Client:
         copy = ["cp", "-r", "--preserve=timestamps", str(ROOT / "src" / "pcm"), str(library)]
         subprocess.run(copy, check=True, capture_output=True, umask=0o022)
         (library / "lent.pth").write_text("\n".join(LENT.values()) + "\n")
-        unit = UNIT.replace("[Service]\n", "\n".join(["[Service]", *properties, ""]))
+        unit = shipped_unit().replace("[Service]\n", "\n".join(["[Service]", *properties, ""]))
         host.path("/etc/systemd/system/pcmsvc.service").write_text(unit)
         site.pcm("client", "kit", "--out", str(host.path(KIT)))
         host.shell(f"useradd --create-home alice; mkdir --mode=755 {PROOF}")

@@ -123,8 +123,10 @@ def approve(settings: Settings, client: str, fingerprint: str | None) -> None:
     with settings.connect() as api:
         detail = api.get(f"/clients/{segment(client)}", ClientDetail)
         if fingerprint is not None and _bare(fingerprint) != _bare(detail.fingerprint):
-            raise click.ClickException(
-                "The fingerprint is another one: this is not the computer that you mean. Not approved."
+            raise RequestError(
+                f"{show.one_line(detail.client.host_name)} has the fingerprint {detail.fingerprint}, not the one given: this is "
+                "not the computer that you mean. Not approved.",
+                code="client.fingerprint",
             )
         if fingerprint is None:
             confirm(

@@ -33,10 +33,7 @@ def show_status(settings: Settings) -> None:
             ("packages", status.packages),
             ("jobs", status.jobs),
             ("to compile", f"{status.dirty} clients" if status.dirty else ""),
-            (
-                "set aside",
-                f"{status.poison} reports or instruction files that could not be processed" if status.poison else "",
-            ),
+            ("set aside", set_aside(status.poison)),
         )
     )
     counts = [("clients", state, count) for state, count in sorted(status.clients.items()) if count]
@@ -45,6 +42,14 @@ def show_status(settings: Settings) -> None:
     rows = [(s.name, s.kind, s.location, s.folder) for s in status.servers]
     show.print_table(("server", "kind", "~location", "static folder"), rows, none="It names no server.")
     warn_of(status.expiring)
+
+
+def set_aside(count: int) -> str:
+    """What could not be processed: what clients sent, or a client's file that could not be compiled."""
+    if not count:
+        return ""
+    what = "report or instruction file" if count == 1 else "reports or instruction files"
+    return f"{count} {what} that could not be processed"
 
 
 def warn_of(roles: Iterable[ExpiringRole]) -> None:

@@ -1,6 +1,6 @@
 """Giving an approval: an approver signs an order off-server, and the site carries it to each client.
 
-Serves steps 3 (`pcm approval sign` on the approver's machine) and 5 (`site.compile` puts it into instructions).
+Serves steps 3 (`pcm job approve` on the approver's machine) and 5 (`site.compile` puts it into instructions).
 `approvals` verifies it on the client. It decides nothing.
 """
 

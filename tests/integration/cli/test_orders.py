@@ -162,6 +162,7 @@ def test_a_waiting_computer_is_let_in_by_its_fingerprint(pcm: Pcm, served: Serve
     wrong = pcm("client", "approve", "pc-waits", "--fingerprint", "0000 1111")
     assert wrong.code == 1
     assert "not the computer that you mean" in wrong.err
+    assert "[client.fingerprint]" in wrong.err
     assert pcm("client", "approve", "pc-waits").code == 1, "nobody to ask"
     assert pcm("client", "approve", "pc-waits", "--fingerprint", fingerprint.group(1)).code == 0
     assert "enrolled" in pcm("client", "show", "pc-waits").out
