@@ -307,7 +307,8 @@ def _attempt(run: RunRecord) -> local.WhyLine:
         return local.WhyLine(
             "run", f"Run {run.attempt} began at {run.started:%Y-%m-%d %H:%M:%S} UTC and has no end yet."
         )
-    ended = "timed out" if result.timed_out else f"exit code {result.exit_code}, {result.exit_class}"
+    code = "nobody saw its exit code" if result.exit_code is None else f"exit code {result.exit_code}"
+    ended = "timed out" if result.timed_out else f"{code}, {result.exit_class}"
     found = {None: "", True: ", found done", False: ", not found done"}[result.detected]
     return local.WhyLine(
         "run",

@@ -193,5 +193,7 @@ def test_ctrl_c_lets_what_runs_end_and_a_second_one_leaves_it(
     state = client.items()["viewer"]["state"]
     assert (state == "succeeded") == (times == 1)
     client.once(code=None)
+    if times == 2:
+        assert "nobody saw its exit code" in client.run("why", client.items()["viewer"]["id"]).stdout
     time.sleep(max(0.0, 2 * (times - 1)))
     assert marker.read_text() == "installed\n"
