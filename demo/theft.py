@@ -75,7 +75,7 @@ class Thief:
         for path in list((self._distribution / "targets").glob("packages/*/hello/*/*.manifest.json")):
             manifest = json.loads(path.read_bytes())
             manifest["programs"]["install"]["argv"] = ["sh", "-c", "touch /usr/bin/hello"]
-            forged = json.dumps(manifest).encode()
+            forged = json.dumps(manifest, separators=(",", ":")).encode()  # no longer than the signed one
             self._write(path, forged)
             self._write(path.with_name(f"{hashlib.sha256(forged).hexdigest()}.manifest.json"), forged)
 
