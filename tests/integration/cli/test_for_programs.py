@@ -56,6 +56,7 @@ CALLS = [
     "key status --in {0}/ceremony",
     "key rotate team-main team-main {keys}/team-extra.json --in {0}/c2",
     "key revoke team-main --all --in {0}/c3",
+    "key renew root --in {0}/c5",
     "key policy --spread 1h --in {0}/c4",
     "key sign --in {0}/c4 --keys {keys} --passphrase-file {pass} -y",
     "key publish --in {0}/c4 -y",
