@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from securesystemslib.signer import Key
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, TargetFile, Targets
 
 from pcm.trust import refresh
@@ -37,7 +38,9 @@ def targets_of(contents: dict[str, bytes]) -> dict[str, TargetFile]:
 def publish(top: dict[str, bytes], drawn: list[tuple[list[str], bool, dict[str, bytes]]]) -> Server:
     """A repository whose packagers may be trusted with overlapping paths, and list any path that they like."""
     version = 1 + max(_site.versions.values(), default=1) + len(_site.distribution)
-    keys, roles, files = {}, {}, {}
+    keys: dict[str, Key] = {}
+    roles: dict[str, DelegatedRole] = {}
+    files: dict[str, bytes] = {}
     signer = _site.teams["apps"]
     for number, (patterns, terminating, contents) in enumerate(drawn):
         name = f"team{number}"
