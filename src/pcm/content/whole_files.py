@@ -8,13 +8,15 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 
 from pcm.model.errors import StoreError
 
 TEMPORARY_PREFIX = ".incoming-"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+_rename_at: Callable[..., int] | None = None
 
 
 def write_whole(path: Path | str, content: bytes | Iterable[bytes], *, mode: int = 0o644, durable: bool = True) -> None:
@@ -36,7 +38,8 @@ def write_whole(path: Path | str, content: bytes | Iterable[bytes], *, mode: int
     try:
         _fill(descriptor, final, content, mode, durable=durable)
         with storing(final):
-            os.rename(temporary, final)  # noqa: PTH104
+            if durable or not _swap(temporary, final):
+                os.rename(temporary, final)  # noqa: PTH104
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)  # noqa: PTH108
@@ -73,6 +76,31 @@ def write_unnamed(path: Path | str, content: bytes, *, mode: int = 0o644, durabl
     if durable:
         with storing(final):
             sync_folder(Path(final).parent)
+
+
+def _swap(temporary: str, final: str) -> bool:
+    """Let two names change places in one step and remove the old file; False if that cannot be done here.
+
+    ext4 writes a file out when it takes another's name by rename, so that a power cut leaves no empty file: half of what it
+    costs a site to publish, and wasted on what is made again after a power cut. A swap is as atomic and spares it.
+    """
+    global _rename_at  # noqa: PLW0603 - looked up once
+    try:
+        if _rename_at is None:
+            import ctypes  # noqa: PLC0415 - a client that replaces nothing does without
+
+            _rename_at = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):  # this system has no such call
+        return False
+    names = (_AT_FDCWD, os.fsencode(temporary), _AT_FDCWD, os.fsencode(final), _RENAME_EXCHANGE)
+    if _rename_at(*names) != 0:
+        return False  # there is no such file yet, or this file system cannot
+    try:
+        os.unlink(temporary)  # noqa: PTH108
+    except IsADirectoryError:
+        _rename_at(*names)  # a folder stood there, and a rename will say so
+        return False
+    return True
 
 
 def _create(path: str, mode: int) -> int:
