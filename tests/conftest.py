@@ -1,6 +1,7 @@
 """For all tests: the `needs` marker and what comes of it, Hypothesis profiles, and a private PostgreSQL server."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -8,6 +9,16 @@ import pytest
 
 from tests import capabilities
 from tests.postgresql_server import PostgresqlServer, running_server
+
+# started in the background (`&`, nohup) we ignore these, and so would every program that a test starts
+for _number, _usual in (
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
+
 
 # Times differ too much between machines to judge one example by; in CI, the same examples each time.
 hypothesis.settings.register_profile("local", deadline=None)

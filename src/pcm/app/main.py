@@ -86,7 +86,9 @@ def _tell(error: PcmError, path: Path) -> int:
     screen = Screen(sys.stderr)
     if error.code == "local.unreachable" and not path.exists():
         screen.line(f"The PCM service is not running on this computer: nothing listens at {path}.", RED)
-        screen.line("An administrator starts it (under systemd: systemctl start pcmsvc); `pcmsvc check` says what it lacks.")
+        screen.line(
+            "An administrator starts it (under systemd: systemctl start pcmsvc); `pcmsvc check` says what it lacks."
+        )
         return UNREACHABLE
     screen.line(f"{error.message} [{error.code}]", RED)
     if error.code in _CODES:

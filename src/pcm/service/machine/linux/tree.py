@@ -14,6 +14,7 @@ import errno
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,6 +169,7 @@ class TreeProcesses:
 
 def _popen(launch: Launch, account: Account, environment: dict[str, str], output: int) -> subprocess.Popen[bytes]:
     other = account.user_id != os.geteuid()
+    _stop_ignoring()
     try:
         return subprocess.Popen(
             launch.argv,
@@ -192,3 +194,12 @@ def _popen(launch: Launch, account: Account, environment: dict[str, str], output
     except OSError as error:
         code = "machine.not_executable" if error.errno in {errno.EACCES, errno.ENOEXEC} else "machine.cannot_start"
         raise MachineError(f"The program {launch.argv[0]} cannot be started: {error.strerror}.", code=code) from error
+
+
+def _stop_ignoring() -> None:
+    """Handle what a shell made us ignore (`nohup`, `&`): a program inherits what is ignored, but not what is handled."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda _number, _frame: None)
