@@ -8,8 +8,6 @@ an interrupted attempt left is named and refused, never overwritten.
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import insert
-
 from pcm.content.whole_files import storing, write_whole
 from pcm.distribution.folder import DistributionFolder
 from pcm.logon.folder import LogonFolder
@@ -20,7 +18,6 @@ from pcm.site import audit, authority, configuration, groups, projection, reposi
 from pcm.site.authority import Clock, now_utc
 from pcm.site.configuration import SiteConfiguration
 from pcm.site.db.database import Database
-from pcm.site.db.tables import servers
 from pcm.site.db.upgrade import upgrade
 from pcm.trust import keys, new_site
 from pcm.trust.keyring import Keyring
@@ -116,19 +113,7 @@ def _fill_database(
         repository.store_target(connection, POLICY_TARGET, write_policy(made.policy))
         groups.ensure_all(connection, now)
         listed = settings.servers()
-        connection.execute(
-            insert(servers),
-            [
-                {
-                    "kind": server.kind,
-                    "name": server.name,
-                    "location": server.location,
-                    "folder": server.folder,
-                    "position": position,
-                }
-                for position, server in enumerate(listed)
-            ],
-        )
+        projection.store_servers(connection, listed)
         key = tokens.read_key(keys.read_private_file(folder / authority.KEYS / f"{authority.TOKEN_KEY}.pem"))
         answer = tokens.issue(connection, key, settings.name, "first administrator", "admin", now, ADMIN_TOKEN_S)
         audit.record(connection, now, audit.SITE, "site.init", settings.name, f"{len(listed)} servers")

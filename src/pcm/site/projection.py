@@ -5,9 +5,10 @@ logon folders the roots of the instruction repository; `compile` writes each cli
 be done twice, or be interrupted.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from pcm.content.objects import pieces_of
 from pcm.distribution.folder import DistributionFolder
@@ -111,19 +112,7 @@ def take_up_servers(site: Site) -> bool:
         if known == wanted:
             return False
         connection.execute(delete(servers))
-        connection.execute(
-            insert(servers),
-            [
-                {
-                    "kind": server.kind,
-                    "name": server.name,
-                    "location": server.location,
-                    "folder": server.folder,
-                    "position": position,
-                }
-                for position, server in enumerate(wanted)
-            ],
-        )
+        store_servers(connection, wanted)
         if known:
             mark_all(connection)
         names = ", ".join(f"{server.kind} {server.name}" for server in wanted)
@@ -157,3 +146,20 @@ def _copy_objects(site: Site, folder: DistributionFolder) -> None:
         if source is not None and not folder.objects.has(sha256):
             with source.objects.open(sha256) as file:
                 folder.objects.put(sha256, length, pieces_of(file))
+
+
+def store_servers(connection: Connection, listed: Iterable[ServerView]) -> None:
+    """Note the servers that clients are told, in the order of `site.yaml`."""
+    connection.execute(
+        insert(servers),
+        [
+            {
+                "kind": server.kind,
+                "name": server.name,
+                "location": server.location,
+                "folder": server.folder,
+                "position": position,
+            }
+            for position, server in enumerate(listed)
+        ],
+    )
