@@ -48,7 +48,10 @@ class Instruction(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one client should do about one program of one package, and when.
 
     `generation` counts how often the job was ordered anew: the client runs each (job, generation) at most once.
-    `window_policy` says whether mandatory work must wait for a maintenance window.
+    `window_policy` says whether mandatory work must wait for a maintenance window. `busy_policy`: whether it waits, within its
+    deferral budget, while the person is busy (full screen, call, battery, metered network). `blocking_policy`: whether programs
+    that are in its way are only waited for, or closed after they were asked to. `recurrence`: an RFC 5545 RRULE, counted from
+    `offer_after`; deadline and expiry then keep their distance from each occurrence (KB Q141192).
     """
 
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -72,6 +75,9 @@ class Instruction(msgspec.Struct, frozen=True, omit_defaults=True):
     notify: Notify = Notify()
     allowed_users: Annotated[tuple[Text, ...], msgspec.Meta(max_length=256)] | None = None
     restart_policy: Literal["never", "ask", "force"] = "ask"
+    busy_policy: Literal["delay", "ignore"] = "delay"
+    blocking_policy: Literal["wait", "close"] = "wait"
+    recurrence: Annotated[str, msgspec.Meta(max_length=400)] | None = None
     approvals: Annotated[tuple[Approval, ...], msgspec.Meta(max_length=16)] = ()
 
     def __post_init__(self) -> None:

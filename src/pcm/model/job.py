@@ -39,6 +39,9 @@ class JobOrder(msgspec.Struct, frozen=True, omit_defaults=True):
     notify: Notify = Notify()
     allowed_users: tuple[str, ...] | None = None
     restart_policy: Literal["never", "ask", "force"] = "ask"
+    busy_policy: Literal["delay", "ignore"] = "delay"
+    blocking_policy: Literal["wait", "close"] = "wait"
+    recurrence: Annotated[str, msgspec.Meta(max_length=400)] | None = None
     note: Annotated[str, msgspec.Meta(max_length=1000)] = ""
 
 
@@ -77,6 +80,12 @@ def _check_supported(order: JobOrder) -> None:
         raise _unsupported(f"restart_policy {order.restart_policy!r}", "clients restart no computer by themselves")
     if order.notify != Notify():
         raise _unsupported("notify", "clients show no message and no countdown")
+    if order.busy_policy != "delay":
+        raise _unsupported("busy_policy", "clients do not look whether somebody is busy")
+    if order.blocking_policy != "wait":
+        raise _unsupported("blocking_policy", "clients close no programs")
+    if order.recurrence is not None:
+        raise _unsupported("recurrence", "clients run each order once")
 
 
 def _check_expiry(order: JobOrder, expires: datetime, offer: datetime, now: datetime) -> None:

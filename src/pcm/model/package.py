@@ -52,6 +52,9 @@ class Package(msgspec.Struct, frozen=True, omit_defaults=True):
     icon: Annotated[str, msgspec.Meta(max_length=400)] | None = None
     requires: tuple[PackageReference, ...] = ()
     conflicts: tuple[PackageReference, ...] = ()
+    supersedes: Annotated[
+        tuple[str, ...], msgspec.Meta(max_length=64)
+    ] = ()  # packages that this one takes the place of
     parameters: Annotated[dict[str, Parameter], msgspec.Meta(max_length=64)] = msgspec.field(default_factory=dict)
 
     def content_bytes(self) -> int:
@@ -73,6 +76,8 @@ def check_package(package: Package) -> Package:
     check_paths(file.path for file in package.files)
     for reference in (*package.requires, *package.conflicts):
         check_name("package", reference.package)
+    for superseded in package.supersedes:
+        check_name("package", superseded)
     for name in package.parameters:
         check_name("parameter", name)
     if package.min_release > package.release:

@@ -20,7 +20,7 @@ Variable = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$(?
 Seconds = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 Code = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**32 - 1)]
 Codes = Annotated[tuple[Code, ...], msgspec.Meta(max_length=64)]
-NOT_YET = ("interaction", "health", "rollback_to", "blocking_processes")
+NOT_YET = ("interaction", "health", "rollback_to", "blocking_processes", "limits")
 """Fields of a program that the format has and this version of the service does not act on: their defaults only."""
 _PLACEHOLDER = re.compile(r"(?:[-/]{0,2}[A-Za-z_][A-Za-z0-9_.-]*=)?\{([A-Za-z][A-Za-z0-9_]{0,39})\}")
 
@@ -106,11 +106,25 @@ class Parameter(msgspec.Struct, frozen=True, omit_defaults=True):
         return value
 
 
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a program's whole process tree may use at most; None: as much as the computer has.
+
+    `memory_bytes` of all its processes together, `cpu_percent` of one core (200: two cores), `processes` at one time.
+    """
+
+    memory_bytes: Annotated[int, msgspec.Meta(ge=2**20, le=2**53)] | None = None
+    cpu_percent: Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None = None
+    processes: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+
+
 class Program(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One command line of a package, with its conditions. Times in seconds, disk in bytes."""
+    """One command line of a package, with its conditions. Times in seconds, disk in bytes.
+
+    `run_as`: `system`; `user`: the one who asked for it, or is logged on; `each_user`: everybody, once, when they are logged on.
+    """
 
     argv: Annotated[tuple[Argument, ...], msgspec.Meta(min_length=1, max_length=256)]
-    run_as: Literal["system", "user"] = "system"
+    run_as: Literal["system", "user", "each_user"] = "system"
     interaction: Literal["none", "allowed"] = "none"
     presence: Literal["any", "logged_on", "logged_off"] = "any"
     timeout_s: Seconds = 3600
@@ -127,6 +141,7 @@ class Program(msgspec.Struct, frozen=True, omit_defaults=True):
     approvals: Annotated[int, msgspec.Meta(ge=0, le=20)] = 0
     estimated_s: Seconds | None = None
     disk_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
+    limits: Limits | None = None
 
     def __post_init__(self) -> None:
         if not self.argv[0] or placeholder_of(self.argv[0]) is not None:
@@ -147,7 +162,8 @@ def asks_for_more(program: Program) -> tuple[str, ...]:
 
     A condition that is ignored is a condition that silently does not hold, so whoever meets one refuses the program (KB Q154931).
     """
-    return tuple(name for name, default in _AT_REST.items() if getattr(program, name) != default)
+    later = tuple(name for name, default in _AT_REST.items() if getattr(program, name) != default)
+    return (*later, "run_as each_user") if program.run_as == "each_user" else later
 
 
 def check_placeholders(argv: tuple[str, ...], declared: frozenset[str]) -> None:

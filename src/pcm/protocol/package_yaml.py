@@ -152,6 +152,7 @@ _PROGRAM = Record(
     {
         "interaction": "whether it may show windows", "health": "what must hold some time later too",
         "rollback_to": "the program that undoes it", "blocking_processes": "programs that must not be running",
+        "limits": "what it may use at most",
     },
 )  # fmt: skip
 _PARAMETER = Record(

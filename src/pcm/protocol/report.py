@@ -46,7 +46,10 @@ class RunResult(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A change of state of one assignment. `code` is stable (`trust.rollback`); `reason` is for people."""
+    """A change of state of one assignment. `code` is stable (`trust.rollback`); `reason` is for people.
+
+    `occurrence`: of a recurring order, which of its times this is about; None: it does not recur.
+    """
 
     instruction: Annotated[str, msgspec.Meta(max_length=64)]
     job: Annotated[str, msgspec.Meta(max_length=40)]
@@ -56,9 +59,12 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     code: Annotated[str, msgspec.Meta(max_length=80)] = ""
     reason: _Text = ""
     result: RunResult | None = None
+    occurrence: datetime | None = None
 
     def __post_init__(self) -> None:
         check_moment(self.at, "at")
+        if self.occurrence is not None:
+            check_moment(self.occurrence, "occurrence")
 
 
 class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -114,11 +114,15 @@ class Presence(msgspec.Struct, frozen=True):
         users: Everybody who is logged on.
         active: The user of the foreground session, if there is one.
         administrators: Those of them under whose name no user's program runs.
+        busy: Why what may wait should wait: `full_screen`, `presentation`, `call`, `battery`, `metered`.
+        locked: Somebody is logged on, and every screen is locked.
     """
 
     users: tuple[str, ...] = ()
     active: str | None = None
     administrators: tuple[str, ...] = ()
+    busy: tuple[str, ...] = ()
+    locked: bool = False
 
 
 class Approved(msgspec.Struct, frozen=True):

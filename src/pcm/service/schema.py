@@ -89,7 +89,29 @@ CREATE TABLE ledger (
 )
 """
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (tuple(statement.strip() for statement in _FIRST.split(";\n")),)
+_SECOND = """
+ALTER TABLE instructions ADD COLUMN announced_at TEXT;
+ALTER TABLE instructions ADD COLUMN occurrence TEXT;
+ALTER TABLE runs ADD COLUMN occurrence TEXT;
+
+CREATE TABLE user_runs (
+    instruction TEXT NOT NULL, generation INTEGER NOT NULL, user TEXT NOT NULL, state TEXT NOT NULL,
+    code TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', attempts INTEGER NOT NULL DEFAULT 0, not_before TEXT,
+    changed TEXT NOT NULL, PRIMARY KEY (instruction, generation, user)
+) WITHOUT ROWID;
+
+CREATE TABLE restarts (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    wanted TEXT NOT NULL, boot_id TEXT NOT NULL, policy TEXT NOT NULL, reason TEXT NOT NULL,
+    announced TEXT, due TEXT, deferred_until TEXT, deferrals INTEGER NOT NULL DEFAULT 0, requested_by TEXT,
+    begun TEXT, ended TEXT, outcome TEXT NOT NULL DEFAULT ''
+);
+CREATE UNIQUE INDEX restarts_open ON restarts ((ended IS NULL)) WHERE ended IS NULL
+"""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = tuple(
+    tuple(statement.strip() for statement in version.split(";\n")) for version in (_FIRST, _SECOND)
+)
 """One entry per schema version, each a list of SQL statements; entry 0 leads to `user_version` 1."""
 
 VERSION = len(MIGRATIONS)

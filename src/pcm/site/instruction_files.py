@@ -194,6 +194,9 @@ def _instruction(facts: JobFacts, name: str, after: tuple[str, ...], approvals: 
         notify=order.notify,
         allowed_users=order.allowed_users,
         restart_policy=order.restart_policy,
+        busy_policy=order.busy_policy,
+        blocking_policy=order.blocking_policy,
+        recurrence=order.recurrence,
         approvals=approvals,
     )
 
