@@ -7,11 +7,13 @@ It signs and verifies nothing.
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from pcm.content.whole_files import storing, write_unnamed, write_whole
 from pcm.model.errors import RequestError
@@ -24,6 +26,14 @@ _CLIENT_FILE = re.compile(
     r"(?:timestamp\.json|([1-9][0-9]{0,15})\.(snapshot|targets)\.json|[0-9a-f]{64}\.instructions\.json)\Z"
 )
 _ROOT_FILE = re.compile(r"[1-9][0-9]{0,15}\.root\.json\Z")
+
+
+class NewestTargets(NamedTuple):
+    """Targets metadata: its version and bytes. `settled`: no newer file stood there that was still being written."""
+
+    version: int
+    content: bytes
+    settled: bool = True
 
 
 class LogonFolder:
@@ -53,8 +63,9 @@ class LogonFolder:
             if not is_logon_name(name):
                 raise RequestError(f"{name[:200]!r} is no name on a logon server.", code="request.logon_name")
         for name in sorted(files, key=_rank):
-            # leases look for the newest targets, clients for the timestamp; the rest nobody knows until one of these names it
-            write = write_whole if name.endswith((".targets.json", "/timestamp.json", ".root.json")) else write_unnamed
+            # clients look for the timestamp and for roots; the rest nobody knows until one of these names it, but for
+            # targets: leases look for the newest, and know half a file when they see it
+            write = write_whole if name.endswith(("/timestamp.json", ".root.json")) else write_unnamed
             write(f"{self.root}/{name}", files[name], durable=self._durable)
 
     def read(self, name: str) -> bytes | None:
@@ -66,15 +77,19 @@ class LogonFolder:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
-    def newest_targets(self, client_id: str) -> tuple[int, bytes] | None:
-        """Version and bytes of the newest targets metadata of a client, or None."""
+    def newest_targets(self, client_id: str) -> NewestTargets | None:
+        """The newest targets metadata of a client that is whole, or None."""
         folder = self._client(client_id)
         versions = [
             int(found[1]) for found in map(_CLIENT_FILE.match, _names(folder)) if found and found[2] == "targets"
         ]
+        settled = True
         for version in sorted(versions, reverse=True):
             with contextlib.suppress(FileNotFoundError):
-                return version, (folder / f"{version}.targets.json").read_bytes()
+                content = (folder / f"{version}.targets.json").read_bytes()
+                if _is_whole(content):
+                    return NewestTargets(version, content, settled)
+                settled = False
         return None
 
     def write_key(self, client_id: str, pem: bytes) -> None:
@@ -150,6 +165,14 @@ def is_logon_name(name: str) -> bool:
             return bool(_CLIENT_ID.match(client_id) and _CLIENT_FILE.match(file))
         case _:
             return False
+
+
+def _is_whole(document: bytes) -> bool:
+    """Whether a JSON object ends where these bytes end: what is cut off within one never is JSON (RFC 8259, section 4)."""
+    try:
+        return isinstance(json.loads(document), dict)
+    except ValueError:
+        return False
 
 
 def _names(folder: Path) -> list[str]:

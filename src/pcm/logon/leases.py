@@ -108,7 +108,7 @@ class Leases:
         newest = self._folder.newest_targets(client_id)
         if newest is None:
             return None
-        targets_version, targets = newest
+        targets_version, targets, settled = newest
         renew_after = int(self._days * _DAY_MS / 4)
         standing = self._standing(client_id)
         if standing is not None and standing[1] == targets_version and self._is_fresh(standing[0], renew_after):
@@ -118,7 +118,7 @@ class Leases:
             self._sign(client_id, targets, targets_version, version)
         etag = f'"{version:x}"'
         changed = (self._folder.root / "clients" / client_id).stat().st_mtime_ns
-        if time.time_ns() - changed > _TICK_NS:
+        if settled and time.time_ns() - changed > _TICK_NS:  # a file that is still written changes the folder no more
             remembered[client_id] = _Current(changed, version + renew_after, etag)
             remembered.move_to_end(client_id)
         if len(remembered) > _REMEMBERED:

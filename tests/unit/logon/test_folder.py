@@ -99,8 +99,14 @@ def test_q140928_the_timestamp_comes_last(folder: LogonFolder, monkeypatch: pyte
 def test_the_newest_targets_are_found_by_their_version(folder: LogonFolder) -> None:
     assert folder.newest_targets(ID) is None
     for version in (999, 1000, 998):
-        folder.write({f"clients/{ID}/{version}.targets.json": str(version).encode()})
-    assert folder.newest_targets(ID) == (1000, b"1000")
+        folder.write({f"clients/{ID}/{version}.targets.json": b'{"version":%d}' % version})
+    assert folder.newest_targets(ID) == (1000, b'{"version":1000}', True)
+
+
+@pytest.mark.parametrize("half", [b"", b"{", b'{"signed":{"version":1001}', b"[]", b"\xff"])
+def test_targets_that_are_still_being_written_are_passed_over(folder: LogonFolder, half: bytes) -> None:
+    folder.write({f"clients/{ID}/1000.targets.json": b"{}", f"clients/{ID}/1001.targets.json": half})
+    assert folder.newest_targets(ID) == (1000, b"{}", False)
 
 
 def test_old_files_go_after_their_grace_and_the_newest_stay(folder: LogonFolder) -> None:
@@ -176,6 +182,21 @@ def test_versions_rise_even_if_the_clock_does_not(folder: LogonFolder) -> None:
     assert leases.ensure(ID) == f'"{NOW_MS + 1:x}"'
     publish(folder, b"{newer}", NOW_MS + 2)
     assert leases.ensure(ID) == f'"{NOW_MS + 2:x}"'
+
+
+def test_a_lease_on_older_targets_is_not_relied_on_while_newer_ones_are_being_written(folder: LogonFolder) -> None:
+    """Their last byte changes nothing of the folder's own time."""
+    publish(folder, b"{}", NOW_MS)
+    newer = sign_instructions(ID, b'{"new":1}', POLICY, NOW_MS + 5)
+    whole = newer.files()
+    name = f"clients/{ID}/{NOW_MS + 5}.targets.json"
+    folder.write({**whole, name: whole[name][:100]})
+    os.utime(folder.root / "clients" / ID, ns=(1, 1))  # long ago
+    leases = Leases(folder, LEASE, Clock())
+    assert leases.ensure(ID) == f'"{NOW_MS:x}"'
+    (folder.root / name).write_bytes(whole[name])
+    os.utime(folder.root / "clients" / ID, ns=(1, 1))
+    assert leases.ensure(ID) == f'"{NOW_MS + 1:x}"'
 
 
 def test_another_servers_lease_is_replaced_by_our_own(folder: LogonFolder) -> None:
