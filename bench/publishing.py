@@ -16,7 +16,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bench.measure import Report, Sample, cpu_ms, wall_ms
-from bench.place import publish_all, temporary_folder
+from bench.place import own_file_system, publish_all, temporary_folder
 from pcm.logon.folder import LogonFolder
 from pcm.logon.leases import Leases
 from pcm.model.job import JobOrder
@@ -35,19 +35,28 @@ MANY = 2000
 
 def measure(report: Report) -> None:
     """Add the figures for one client with fifty instructions, and for one job on many clients."""
-    for memory in (False, True):  # what creating a file costs depends on the disk's file system and on who else uses it
-        with temporary_folder(in_memory=memory) as folder:
-            small, site = open_small(folder, packages=INSTRUCTIONS + 2 * REPEATS)
-            try:
-                _one_client(report, small, site, ", site in memory" if memory else "")
-            finally:
-                site.close()
+    with own_file_system() as folder:
+        if folder is not None:
+            _one_site(report, folder, "")
+        else:
+            with temporary_folder() as shared:
+                _one_site(report, shared, " (shared file system)")
+    with temporary_folder(in_memory=True) as folder:
+        _one_site(report, folder, ", site in memory")
     with temporary_folder() as folder:
         _, site = open_small(folder, packages=3)
         try:
             _many_clients(report, site)
         finally:
             site.close()
+
+
+def _one_site(report: Report, folder: Path, where: str) -> None:
+    small, site = open_small(folder, packages=INSTRUCTIONS + 2 * REPEATS)
+    try:
+        _one_client(report, small, site, where)
+    finally:
+        site.close()
 
 
 def open_small(folder: Path, packages: int) -> tuple[SmallSite, Site]:
