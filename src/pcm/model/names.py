@@ -4,6 +4,7 @@ Serves all twelve steps. Every name that ends up in a file path, a URL or a comm
 module needs to think about separators, case or length. Nothing here reads or writes anything.
 """
 
+import functools
 import re
 
 from pcm.model.errors import RequestError
@@ -24,6 +25,7 @@ _RULES: dict[str, tuple[re.Pattern[str], str]] = {
 _PLATFORM = re.compile(r"(linux|windows|macos)-(x86_64|arm64|any)")
 
 
+@functools.lru_cache(maxsize=8192)  # of a thousand instructions each name is asked about more than once
 def check_name(kind: str, value: str) -> str:
     """Return `value` if it is a well-formed name of its kind.
 

@@ -186,6 +186,8 @@ def check_placeholders(argv: tuple[str, ...], declared: frozenset[str]) -> None:
 
 def placeholder_of(argument: str) -> str | None:
     """Name of the parameter that an argument takes its value from; None if it is fixed text."""
+    if not argument.endswith("}"):  # nearly all: no pattern is asked
+        return None
     match = _PLACEHOLDER.fullmatch(argument)
     return match.group(1) if match else None
 
