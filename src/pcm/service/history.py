@@ -6,6 +6,7 @@ before it starts and ends in one transaction with its result, its instruction's 
 """
 
 import json
+import math
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -20,13 +21,23 @@ from pcm.protocol.manifest import Manifest
 from pcm.protocol.report import RunResult
 from pcm.service import ledger
 from pcm.service.journal import Change, Journal
-from pcm.service.records import InstalledRelease, LedgerEntry, RunRecord, StepRecord, to_text, to_time, to_time_or_none
+from pcm.service.records import (
+    InstalledRelease,
+    LedgerEntry,
+    RunRecord,
+    StepRecord,
+    to_text,
+    to_text_or_none,
+    to_time,
+    to_time_or_none,
+)
 from pcm.service.state import State
 
 _SELECT = (
     "SELECT run, instruction, generation, attempt, program, manifest_sha256, argv, run_as, started, ended, reference, boot_id, "
-    "result, finished FROM runs"
+    "result, finished, occurrence FROM runs"
 )
+_OBSERVED_RUNS = 200
 _results = msgspec.json.Decoder(RunResult)
 _manifests = msgspec.json.Decoder(Manifest)
 
@@ -49,7 +60,7 @@ class History:
         with self.state.transaction() as connection:
             connection.execute(
                 "INSERT INTO runs (run, instruction, generation, attempt, program, manifest_sha256, argv, run_as, started, "
-                "reference, boot_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "reference, boot_id, occurrence) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     run.run,
                     run.instruction,
@@ -62,6 +73,7 @@ class History:
                     to_text(run.started),
                     json.dumps(run.reference),
                     run.boot_id,
+                    to_text_or_none(run.occurrence),
                 ),
             )
             attempts = self.journal.record(run.instruction).attempts
@@ -74,14 +86,24 @@ class History:
         entry: LedgerEntry,
         release: InstalledRelease | None,
         now: datetime,
+        *,
+        for_user: bool = False,
     ) -> None:
-        """Store the one atomic result of a run: result, state, outcome, ledger row and what is installed now, or nothing."""
+        """Store the one atomic result of a run: result, state, outcome, ledger row and what is installed now, or nothing.
+
+        Args:
+            for_user: It is a program that runs once for each user: the change is that of `run.run_as` alone, and the instruction
+                itself waits for the others (`Journal.end_for_user`).
+        """
         with self.state.transaction() as connection:
             result = None if change.result is None else codec.encode(change.result)
             connection.execute(
                 "UPDATE runs SET ended = ?, result = ?, finished = 1 WHERE run = ?", (to_text(now), result, run.run)
             )
-            self.journal.change(run.instruction, change, now)
+            if for_user:
+                self.journal.end_for_user(run.instruction, run.run_as, change, now)
+            else:
+                self.journal.change(run.instruction, change, now)
             if change.code == "run.cancelled":
                 connection.execute(
                     "UPDATE instructions SET requested_at = NULL, requested_by = NULL WHERE id = ?", (run.instruction,)
@@ -106,6 +128,26 @@ class History:
             f"{_SELECT} WHERE instruction = ? AND generation = ? ORDER BY attempt", (instruction, generation)
         )
         return [_run(row) for row in found]
+
+    def tries(self, run: RunRecord) -> int:
+        """How many runs there were of what this one is a try at, itself included: the same generation, occurrence and user."""
+        found = self.state.rows(
+            "SELECT count(*) FROM runs WHERE instruction = ? AND generation = ? AND occurrence IS ? AND run_as = ?",
+            (run.instruction, run.generation, to_text_or_none(run.occurrence), run.run_as),
+        )
+        return int(found[0][0])
+
+    def durations(self) -> dict[tuple[str, str], int]:
+        """How long the newest runs that came to their end took at most, in whole seconds, by manifest and program."""
+        took: dict[tuple[str, str], int] = {}
+        for manifest, program, started, ended in self.state.rows(
+            "SELECT manifest_sha256, program, started, ended FROM runs WHERE finished = 1 AND ended IS NOT NULL "
+            "ORDER BY started DESC LIMIT ?",
+            (_OBSERVED_RUNS,),
+        ):
+            seconds = math.ceil((to_time(ended) - to_time(started)).total_seconds())
+            took[manifest, program] = max(seconds, took.get((manifest, program), 0))
+        return took
 
     def note_release(self, release: InstalledRelease) -> None:
         """Record what is here now; the newest release that ever was stays as the floor."""
@@ -193,6 +235,7 @@ def _run(row: tuple[Any, ...]) -> RunRecord:
         boot_id=row[11],
         result=result,
         finished=bool(row[13]),
+        occurrence=to_time_or_none(row[14]),
     )
 
 

@@ -6,27 +6,20 @@ the outbox takes outcomes out. A change and its outcome for the site are one tra
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 import msgspec
 
 from pcm.model.assignment import State as Stage
 from pcm.model.assignment import move
-from pcm.model.errors import RequestError, StoreError
+from pcm.model.errors import RequestError
 from pcm.model.instruction import Instruction
 from pcm.protocol import codec
 from pcm.protocol.report import Outcome, RunResult
-from pcm.service.plan import Action, Plan
-from pcm.service.records import InstructionRecord, to_text, to_text_or_none, to_time, to_time_or_none
+from pcm.service.journal_rows import SELECT_RECORDS, read_outcome, read_record, read_user_run
+from pcm.service.plan import Action, Line, Plan
+from pcm.service.records import InstructionRecord, UserRun, to_text, to_text_or_none
 from pcm.service.state import State
 
-_SELECT = (
-    "SELECT id, generation, body, state, code, reason, first_seen, changed, not_before, attempts, requested_at, requested_by, "
-    "deferred_until, deferrals, manifest_sha256, present, verdict_code, verdict_reason, fetched, history_lost, "
-    "restart_boot_id FROM instructions"
-)
-_instructions = msgspec.json.Decoder(Instruction)
-_outcomes = msgspec.json.Decoder(Outcome)
 _UNREPORTED = frozenset({Stage.OFFERED, Stage.DOWNLOADING, Stage.READY, Stage.RUNNING})
 """States that pass within one check; the site hears what comes of them."""
 _AT_WORK = frozenset({Stage.RUNNING, Stage.RESTART_PENDING})
@@ -66,7 +59,7 @@ class Journal:
 
     def records(self) -> list[InstructionRecord]:
         """Every instruction this client knows, withdrawn ones too, by id."""
-        return [_record(row) for row in self.state.rows(f"{_SELECT} ORDER BY id")]
+        return [read_record(row) for row in self.state.rows(f"{SELECT_RECORDS} ORDER BY id")]
 
     def record(self, instruction_id: str) -> InstructionRecord:
         """One instruction.
@@ -74,10 +67,10 @@ class Journal:
         Raises:
             RequestError: `not_found`.
         """
-        found = self.state.rows(f"{_SELECT} WHERE id = ?", (instruction_id,))
+        found = self.state.rows(f"{SELECT_RECORDS} WHERE id = ?", (instruction_id,))
         if not found:
             raise RequestError(f"This client has no instruction {instruction_id[:64]!r}.", code="not_found")
-        return _record(found[0])
+        return read_record(found[0])
 
     # -- taking instructions in ---------------------------------------------------------------------------------------
 
@@ -129,6 +122,7 @@ class Journal:
                     lost,
                 ),
             )
+            connection.execute("DELETE FROM user_runs WHERE instruction = ?", (wanted.id,))
 
     def _follow(self, each: Verified, known: InstructionRecord) -> None:
         """Take over what may change without beginning anew: times, priority, approvals, the verdict."""
@@ -189,31 +183,50 @@ class Journal:
     def adopt(self, plan: Plan, now: datetime) -> int:
         """Give each instruction the state that the plan says, except those that are to run. Returns how many changed.
 
-        One transaction, durable, and none at all if nothing changes (KB Q188042: a state is reported once).
+        What begins anew with another occurrence does so first, those that are to run too, and a countdown begins or is
+        forgotten. One transaction, durable, and none at all if nothing changes (KB Q188042: a state is reported once).
         """
-        changed = [
-            line
-            for line in plan.lines
-            if line.action is not Action.RUN
-            and (line.state, line.code, line.reason) != (line.record.state, line.record.code, line.record.reason)
-        ]
+        changed = [line for line in plan.lines if line.changes]
         if changed:
             with self.state.transaction():
                 for line in changed:
-                    record = line.record
-                    self._change(
-                        record,
-                        Change(
-                            state=line.state,
-                            code=line.code,
-                            reason=line.reason,
-                            not_before=record.not_before,
-                            attempts=record.attempts,
-                            restart_boot_id=record.restart_boot_id,
-                        ),
-                        now,
-                    )
+                    self._adopt(line, now)
         return len(changed)
+
+    def _adopt(self, line: Line, now: datetime) -> None:
+        record = line.record
+        if line.begins:
+            self._begin_occurrence(record, now)
+        if line.speaks:
+            self._change(
+                record,
+                Change(
+                    state=line.state,
+                    code=line.code,
+                    reason=line.reason,
+                    not_before=record.not_before,
+                    attempts=record.attempts,
+                    restart_boot_id=record.restart_boot_id,
+                ),
+                now,
+            )
+        if line.announced != record.announced_at:
+            with self.state.transaction() as connection:
+                connection.execute(
+                    "UPDATE instructions SET announced_at = ? WHERE id = ?",
+                    (to_text_or_none(line.announced), record.id),
+                )
+
+    def _begin_occurrence(self, record: InstructionRecord, now: datetime) -> None:
+        """Another time of a recurring order has come: its record begins anew, as `record` has it. The brake counts on."""
+        with self.state.transaction() as connection:
+            connection.execute(
+                "UPDATE instructions SET occurrence = ?, state = ?, code = '', reason = '', changed = ?, not_before = NULL, "
+                "attempts = 0, requested_at = NULL, requested_by = NULL, deferred_until = NULL, deferrals = 0, "
+                "restart_boot_id = NULL, announced_at = NULL, history_lost = 0 WHERE id = ?",
+                (to_text_or_none(record.occurrence), record.state.value, to_text(now), record.id),
+            )
+            connection.execute("DELETE FROM user_runs WHERE instruction = ?", (record.id,))
 
     def request(self, instruction_id: str, by: str, now: datetime) -> None:
         """Record that a user asks for an optional instruction. The caller has checked who may ask (`local_api`).
@@ -268,10 +281,64 @@ class Journal:
             if granted <= now:
                 raise RequestError("The time to postpone to has passed.", code="not_allowed")
             connection.execute(
-                "UPDATE instructions SET deferred_until = ?, deferrals = deferrals + 1 WHERE id = ?",
+                # it is announced again, with a whole countdown, when that time is over
+                "UPDATE instructions SET deferred_until = ?, deferrals = deferrals + 1, announced_at = NULL WHERE id = ?",
                 (to_text(granted), instruction_id),
             )
         return granted
+
+    # -- programs that run once for each user -------------------------------------------------------------------------
+
+    def user_runs(self) -> dict[str, tuple[UserRun, ...]]:
+        """How far programs that run once for each user have come, by instruction; of their present generation only."""
+        found: dict[str, list[UserRun]] = {}
+        for row in self.state.rows(
+            "SELECT u.instruction, u.generation, u.user, u.state, u.code, u.reason, u.attempts, u.not_before, u.changed "
+            "FROM user_runs AS u JOIN instructions AS i ON i.id = u.instruction AND i.generation = u.generation "
+            "ORDER BY u.changed, u.user"
+        ):
+            found.setdefault(row[0], []).append(read_user_run(row))
+        return {instruction: tuple(rows) for instruction, rows in found.items()}
+
+    def user_run(self, record: InstructionRecord, user: str) -> UserRun | None:
+        """How far it has come for one user; None: it has not run as this user yet."""
+        return next((each for each in self.user_runs().get(record.id, ()) if each.user == user), None)
+
+    def end_for_user(self, instruction_id: str, user: str, change: Change, now: datetime) -> None:
+        """Settle one user's part of a program that runs once for each; the instruction waits for the others.
+
+        The user's row takes the state, code, reason, `not_before` and `attempts` of the change. The instruction moves to
+        `waiting` with code `wait.next_logon` and tells the site of the run with its result; a wish of this user is fulfilled.
+        Joins the caller's transaction: that of the run's end.
+
+        Raises:
+            RequestError: `assignment.illegal_move`, `not_found`.
+        """
+        with self.state.transaction() as connection:
+            record = self.record(instruction_id)
+            connection.execute(
+                "INSERT OR REPLACE INTO user_runs (instruction, generation, user, state, code, reason, attempts, not_before, "
+                "changed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    record.id,
+                    record.generation,
+                    user,
+                    change.state.value,
+                    change.code,
+                    change.reason[:MAX_REASON],
+                    change.attempts,
+                    to_text_or_none(change.not_before),
+                    to_text(now),
+                ),
+            )
+            reason = f"For {user}: {change.state.value.replace('_', ' ')}. {change.reason}".strip()
+            waiting = Change(state=Stage.WAITING, code="wait.next_logon", reason=reason, result=change.result)
+            self._change(record, waiting, now)
+            connection.execute(
+                "UPDATE instructions SET announced_at = NULL, requested_at = NULL, requested_by = NULL WHERE id = ? "
+                "AND (requested_by IS NULL OR requested_by = ?)",
+                (record.id, user),
+            )
 
     def mark_fetched(self, instruction_id: str) -> None:
         """Say that an instruction's content is complete here. Only a hint for the planner: bytes are verified again."""
@@ -290,7 +357,7 @@ class Journal:
         found = self.state.rows(
             "SELECT seq, body FROM outcomes WHERE reported_in IS NULL ORDER BY seq LIMIT ?", (limit,)
         )
-        return [(seq, _decode(_outcomes, body)) for seq, body in found]
+        return [(seq, read_outcome(body)) for seq, body in found]
 
     def mark_reported(self, seqs: Sequence[int], report_seq: int) -> None:
         """Say in which report these outcomes went out; in one transaction with that report's row in the outbox."""
@@ -326,41 +393,5 @@ def _outcome(record: InstructionRecord, change: Change, now: datetime) -> Outcom
         code=change.code[:80],
         reason=change.reason[:MAX_REASON],
         result=change.result,
+        occurrence=record.occurrence,
     )
-
-
-def _record(row: tuple[Any, ...]) -> InstructionRecord:
-    try:
-        stage = Stage(row[3])
-    except ValueError:
-        raise StoreError(f"The state database holds the unknown state {row[3]!r}.", code="store.damaged") from None
-    return InstructionRecord(
-        id=row[0],
-        generation=row[1],
-        instruction=_decode(_instructions, row[2]),
-        state=stage,
-        code=row[4],
-        reason=row[5],
-        first_seen=to_time(row[6]),
-        changed=to_time(row[7]),
-        not_before=to_time_or_none(row[8]),
-        attempts=row[9],
-        requested_at=to_time_or_none(row[10]),
-        requested_by=row[11],
-        deferred_until=to_time_or_none(row[12]),
-        deferrals=row[13],
-        manifest_sha256=row[14],
-        present=bool(row[15]),
-        verdict_code=row[16],
-        verdict_reason=row[17],
-        fetched=bool(row[18]),
-        history_lost=bool(row[19]),
-        restart_boot_id=row[20],
-    )
-
-
-def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
-    try:
-        return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"A row of the state database cannot be read: {error}.", code="store.damaged") from None

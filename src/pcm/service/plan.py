@@ -16,7 +16,7 @@ from pcm.model.instruction import Instruction
 from pcm.model.schedule import Window
 from pcm.protocol.manifest import Manifest
 from pcm.protocol.policy import SitePolicy
-from pcm.service.records import InstalledRelease, InstructionRecord
+from pcm.service.records import InstalledRelease, InstructionRecord, UserRun
 
 
 class Action(Enum):
@@ -57,6 +57,10 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
         code: Stable name of the reason (`wait.window`, `trust.approval`); `reason` is for people.
         until: When this may change by itself (UTC).
         run_as: `system`, or the user as whom it is to run.
+        announced: When the countdown before its start began or begins; None: there is none. `Journal.adopt` keeps it.
+        begins: A recurring order's record begins anew with this occurrence (`record.occurrence`).
+        deadline: When it becomes (or became) mandatory, UTC; None: never. `expires`: when it expires, so.
+        next_occurrence: When the next time of a recurring order comes, UTC; None: it does not recur, or never again.
         trace: All findings, in the order of the rules, if the plan was asked to explain itself; else none.
     """
 
@@ -67,6 +71,11 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     until: datetime | None = None
     run_as: str = "system"
+    announced: datetime | None = None
+    begins: bool = False
+    deadline: datetime | None = None
+    expires: datetime | None = None
+    next_occurrence: datetime | None = None
     trace: tuple[Finding, ...] = ()
 
     @property
@@ -78,6 +87,21 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     def instruction(self) -> Instruction:
         """The instruction itself."""
         return self.record.instruction
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it gives the instruction another state, code or reason. What is to run keeps its own until it runs."""
+        known = self.record
+        return self.action is not Action.RUN and (self.state, self.code, self.reason) != (
+            known.state,
+            known.code,
+            known.reason,
+        )
+
+    @property
+    def changes(self) -> bool:
+        """Whether the journal has anything to keep of it."""
+        return self.begins or self.speaks or self.announced != self.record.announced_at
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -151,6 +175,9 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
         releases: What ran here before, by package.
         approvals: By instruction id, verified by `trust`.
         policy: The site's brake and approvers; None: the site has none.
+        blocking: By instruction id: names of programs that run now and that its program cannot run beside.
+        user_runs: By instruction id: how far a program that runs once for each user has come.
+        durations: By manifest (SHA-256) and program: how many seconds it took here lately, at most.
     """
 
     client_id: str
@@ -163,3 +190,6 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     approvals: Mapping[str, Approved] = msgspec.field(default_factory=dict)
     policy: SitePolicy | None = None
     hold: Hold | None = None
+    blocking: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    user_runs: Mapping[str, tuple[UserRun, ...]] = msgspec.field(default_factory=dict)
+    durations: Mapping[tuple[str, str], int] = msgspec.field(default_factory=dict)

@@ -44,6 +44,9 @@ class InstructionRecord(msgspec.Struct, frozen=True, kw_only=True):
         fetched: Its content is complete in the client's store.
         history_lost: It came with the first instruction file after the database was rebuilt; it may have run before.
         restart_boot_id: Restart pending: the boot in which the program asked for the restart.
+        announced_at: When the countdown before its start began (KB Q187287); None: nobody was told yet.
+        occurrence: Of a recurring order: the time of its rule that this record is about, read by the order's clock and written
+            as UTC, so that a computer that travels does not meet it twice. None: it does not recur, or no time has come yet.
     """
 
     id: str
@@ -67,10 +70,39 @@ class InstructionRecord(msgspec.Struct, frozen=True, kw_only=True):
     fetched: bool = False
     history_lost: bool = False
     restart_boot_id: str | None = None
+    announced_at: datetime | None = None
+    occurrence: datetime | None = None
+
+
+class UserRun(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a program that runs once for each user has come for one of them, in one generation and occurrence.
+
+    Attributes:
+        state: What its last run as this user came to. `waiting`: it is tried again, from `not_before` on.
+        attempts: How often it was to be tried again in a row.
+    """
+
+    instruction: str
+    generation: int
+    user: str
+    state: Stage
+    code: str = ""
+    reason: str = ""
+    attempts: int = 0
+    not_before: datetime | None = None
+    changed: datetime
+
+    @property
+    def settled(self) -> bool:
+        """Whether it does not run as this user any more."""
+        return self.state is not Stage.WAITING
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt at an instruction. `reference` is the machine's (JSON) and finds the processes again."""
+    """One attempt at an instruction. `reference` is the machine's (JSON) and finds the processes again.
+
+    `occurrence`: of a recurring order, as its record had it when the run began.
+    """
 
     run: str
     instruction: str
@@ -86,6 +118,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str
     result: RunResult | None = None
     finished: bool = False
+    occurrence: datetime | None = None
 
 
 class StepRecord(msgspec.Struct, frozen=True):

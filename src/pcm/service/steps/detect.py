@@ -47,7 +47,7 @@ def end_run(
         why = "The service stopped while it ran, and nobody saw it end."
         change = judge_unseen(result, looked, why)
     else:
-        runs = len(context.history.runs(run.instruction, run.generation))
+        runs = context.history.tries(run)
         change = judge_end(record, result, looked, runs, context.machine.boot_id())
     entry = make_entry(run, record.instruction, result, change)
     release = None if manifest is None else release_after(record.instruction, manifest, change, context)

@@ -98,4 +98,5 @@ def _record(work: Work, context: Context, launch: Launch) -> RunRecord:
         started=context.clock(),
         reference=dict(work.reference.to_json()),
         boot_id=work.reference.boot_id,
+        occurrence=work.record.occurrence,
     )
