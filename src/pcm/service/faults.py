@@ -33,6 +33,10 @@ POINTS: tuple[str, ...] = (
     "recovery.ended",  # its end is known, not recorded
     "recovery.committed",
     "recovery.restarted",  # a restart was noticed and recorded
+    "restart.kept",  # what is decided about a restart is recorded, nobody was told yet
+    "restart.recorded",  # the restart is recorded, the computer was not asked
+    "restart.asked",  # the computer goes down
+    "restart.settled",  # what came of it is recorded
 )
 """Every point there is; the kill test goes through all of them."""
 

@@ -15,7 +15,8 @@ from pcm.service import faults
 SCRIPT = Path(__file__).parent / "trivial.py"
 ROOT = SCRIPT.parents[3]
 # what asks servers and reports to them is killed in `service_shell/test_kill.py`, in the whole worker
-ELSEWHERE = ("recovery.", "instructions.", "packages.", "report.")
+# and what restarts the computer in `test_restart_kill.py`
+ELSEWHERE = ("recovery.", "instructions.", "packages.", "report.", "restart.")
 OF_THE_RUN = [point for point in faults.POINTS if not point.startswith(ELSEWHERE)]
 # the two points between which a kill leaves nobody who saw the end, so that detection has to tell
 UNSEEN = {"run.launched"}

@@ -1,7 +1,8 @@
 """kill -9 of the real service at every point that it names, from the first byte verified to the last report acknowledged.
 
 `tests/integration/service_engine/test_kill.py` does the same to the engine alone, recovery included; this is the whole program,
-against a logon server over HTTP: no second blind run, no lost result, the right state after the next start.
+against a logon server over HTTP: no second blind run, no lost result, the right state after the next start. Restarts of the
+computer: `tests/e2e/test_host_restart.py`, where there is one to restart.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from pcm.trust import envelopes
 from tests.integration.service_shell.http_site import HttpSite, logon_over_http, report_of
 from tests.integration.service_shell.static_site import Client, StaticSite
 
-POINTS = [point for point in faults.POINTS if not point.startswith("recovery.")]
+POINTS = [point for point in faults.POINTS if not point.startswith(("recovery.", "restart."))]
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ A run in the order of calls, and what a `kill -9` of the worker at each point le
 
 import socket
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, Protocol, Self
@@ -287,6 +288,19 @@ class Machine(Processes, Protocol):
 
     def boot_seconds(self) -> float:
         """Seconds since boot, suspended time included; goes on whatever the wall clock does."""
+
+    def restart(self, reason: str, *, ignore_inhibitors: bool = False) -> None:
+        """Ask this computer to restart in good order; `reason` is shown to whoever is logged on.
+
+        Raises:
+            MachineError: `machine.restart_inhibited`: somebody holds it up, named in the message; `machine.cannot_restart`.
+        """
+
+    def restart_marked(self, since: datetime) -> bool:
+        """Tell whether the system's own mark that it needs a restart was written since then."""
+
+    def tell_users(self, text: str) -> None:
+        """Show a line to whoever is logged on at a terminal; nobody is waited for."""
 
     def sessions(self) -> Sequence[Session]:
         """People who are logged on now."""

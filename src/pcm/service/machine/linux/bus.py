@@ -18,6 +18,7 @@ from pcm.model.errors import MachineError
 from pcm.service.machine.linux.wire import WireError, pack, unpack
 
 _SOCKET = "/run/systemd/private"
+_SYSTEMD = "org.freedesktop.systemd1"
 MANAGER_PATH = "/org/freedesktop/systemd1"
 _MAX_MESSAGE = 16 << 20
 _JOB_S = 120.0
@@ -135,6 +136,7 @@ class Bus:
         signature: str,
         arguments: tuple[Any, ...],
         descriptors: tuple[int, ...],
+        destination: str = _SYSTEMD,
     ) -> tuple[Any, ...]:
         self._serial += 1
         body = pack(signature, arguments)
@@ -142,7 +144,7 @@ class Bus:
             (_PATH, ("o", path)),
             (_INTERFACE, ("s", interface)),
             (_MEMBER, ("s", member)),
-            (_DESTINATION, ("s", "org.freedesktop.systemd1")),
+            (_DESTINATION, ("s", destination)),
         ]
         if signature:
             fields.append((_SIGNATURE, ("g", signature)))
@@ -155,6 +157,11 @@ class Bus:
             return self._await_reply(member, deadline)
         except (OSError, WireError) as error:
             raise MachineError(f"systemd did not answer {member}: {error}.", code="machine.systemd") from error
+
+    def ask(self, destination: str, path: str, interface: str, member: str, *typed: Any) -> tuple[Any, ...]:
+        """Call a method of another service of a message bus: `typed` is its signature and its arguments. Raises as `call`."""
+        signature, *arguments = typed or ("",)
+        return self._ask(path, interface, member, signature, tuple(arguments), (), destination)
 
     def _send(self, message: bytes, descriptors: tuple[int, ...], deadline: float) -> None:
         rest = memoryview(message)

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from pcm.service.machine.interface import (
@@ -72,6 +73,24 @@ class LinuxMachine:
     def boot_seconds(self) -> float:
         """Seconds since boot, suspended time included."""
         return clock.boot_seconds()
+
+    def restart(self, reason: str, *, ignore_inhibitors: bool = False) -> None:
+        """See `linux.power.restart`."""
+        from pcm.service.machine.linux.power import restart  # noqa: PLC0415 - once in a boot
+
+        restart(reason, ignore_inhibitors=ignore_inhibitors)
+
+    def restart_marked(self, since: datetime) -> bool:
+        """See `linux.power.was_marked`."""
+        from pcm.service.machine.linux.power import was_marked  # noqa: PLC0415 - only where programs run
+
+        return was_marked(since)
+
+    def tell_users(self, text: str) -> None:
+        """See `linux.terminals.tell`."""
+        from pcm.service.machine.linux.terminals import tell  # noqa: PLC0415 - only when there is something to tell
+
+        tell(text)
 
     def sessions(self) -> Sequence[Session]:
         """People who are logged on now."""
