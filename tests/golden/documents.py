@@ -156,6 +156,8 @@ REPORT = report.Report(
     sent=NOW,
     serial=1_769_860_800_000,
     ledger_head=HASH,
+    ledger_total=7,
+    ledger_links=(HASH,),
     facts=Facts("pc-17", "linux-x86_64", "Debian GNU/Linux", "12", "0.1.0"),
     outcomes=(
         report.Outcome(

@@ -29,19 +29,21 @@ def command() -> None:
 @command.command("list")
 @click.option("--state", type=click.Choice(get_args(ClientState)), help="Only those.")
 @click.option("--gap", is_flag=True, help="Only those with a report missing before their newest: see `resume`.")
+@click.option("--ledger-broken", is_flag=True, help="Only those whose ledger was rewritten: see `accept-ledger`.")
 @click.option("--limit", type=click.IntRange(1), default=None, help="At most so many.")
 @click.pass_obj
-def list_clients(settings: Settings, state: Any, gap: bool, limit: int | None) -> None:
+def list_clients(settings: Settings, state: Any, gap: bool, ledger_broken: bool, limit: int | None) -> None:
     """List clients."""
+    wanted = {"state": state, "gap": "true" if gap else None, "ledger_broken": "true" if ledger_broken else None}
     with settings.connect() as api:
-        clients = list(api.pages("/clients", ClientView, limit, state=state, gap="true" if gap else None))
+        clients = list(api.pages("/clients", ClientView, limit, **wanted))
     if show.print_data(clients, settings.output):
         return
     rows = [
         (
             show.plain(c.host_name),
             c.client_id[:12],
-            c.state,
+            c.state if c.ledger_broken is None else f"{c.state}, ledger broken",
             c.platform,
             show.plain(f"{c.os_name} {c.os_version}"),
             show.ago(c.last_seen),
@@ -50,7 +52,7 @@ def list_clients(settings: Settings, state: Any, gap: bool, limit: int | None) -
     ]
     none = (
         "No client is like that."
-        if state or gap
+        if state or gap or ledger_broken
         else "No client has enrolled yet. Next: pcm client kit, then pcm client token"
     )
     show.print_table(("host", "client", "state", "platform", "~system", "last seen"), rows, none=none)
@@ -81,6 +83,7 @@ def show_client(settings: Settings, client: str) -> None:
             ("stands on", f"instructions {view.stands_on}{behind}" if view.stands_on else "no instructions yet"),
             ("groups", show.plain(", ".join(detail.groups))),
             ("note", show.plain(detail.note) if detail.note else ""),
+            ("ledger", _ledger(detail)),
         )
     )
     rows = [
@@ -92,6 +95,15 @@ def show_client(settings: Settings, client: str) -> None:
     show.print_refusals(
         (r.code, r.count, r.at, f"{'from' if '/' in r.source else 'in'} {r.source}", r.reason) for r in detail.refusals
     )
+
+
+def _ledger(detail: ClientDetail) -> Any:
+    entries = f"{detail.ledger_total} {'entry' if detail.ledger_total == 1 else 'entries'}"
+    head = f", head {detail.ledger_head[:16]}…" if detail.ledger_head else ""
+    if detail.client.ledger_broken is None:
+        return f"{entries}{head}" if detail.ledger_total else ""
+    since = show.moment(detail.client.ledger_broken)
+    return show.plain(f"BROKEN since {since}: {detail.ledger_note}. Once looked at: pcm client accept-ledger")
 
 
 @command.command("why")
@@ -187,6 +199,28 @@ def resume(settings: Settings, client: str | None, every: bool) -> None:
         for view in views:
             api.post(f"/clients/{view.client_id}/resume", None, ClientDetail)
     show.print_done(settings, f"{len(views)} clients go on.", clients=[view.client_id for view in views])
+
+
+@command.command("accept-ledger")
+@click.argument("client")
+@click.pass_obj
+def accept_ledger(settings: Settings, client: str) -> None:
+    """Accept a client's ledger as it is now, after its past was found rewritten.
+
+    A client's ledger names everything that ran there as administrator, and only ever grows; each report says how it grew. If what
+    was there before is missing or different, somebody with administrator rights there has rewritten it, or its database was lost
+    or restored from a backup. Look there first: `pcmsvc ledger verify`. The audit log keeps what was found, and who accepted it.
+    """
+    with settings.connect() as api:
+        detail = api.get(f"/clients/{segment(client)}", ClientDetail)
+        view = detail.client
+        if view.ledger_broken is not None:
+            named = f"{show.one_line(view.host_name)} ({view.client_id[:12]})"
+            confirm(
+                settings, f"The ledger of {named} will count as it is now, although {show.plain(detail.ledger_note)}."
+            )
+        api.post(f"/clients/{view.client_id}/accept-ledger", None, ClientDetail)
+    show.print_done(settings, f"The ledger of {show.one_line(view.host_name)} counts as it is.", client=view.client_id)
 
 
 @command.command("token")

@@ -204,7 +204,10 @@ class EnrolmentTokenAnswer(msgspec.Struct, frozen=True):
 
 
 class ClientView(msgspec.Struct, frozen=True):
-    """`GET /v1/clients?state=`. `serial` is the newest instruction file's, `stands_on` the one that the client last named."""
+    """`GET /v1/clients?state=`. `serial` is the newest instruction file's, `stands_on` the one that the client last named.
+
+    `ledger_broken`: when a report showed a ledger that is not the one that it was, and nobody has accepted it yet.
+    """
 
     client_id: str
     host_name: str
@@ -217,6 +220,7 @@ class ClientView(msgspec.Struct, frozen=True):
     last_seen: datetime | None
     serial: int
     stands_on: int
+    ledger_broken: datetime | None = None
 
 
 class AssignmentView(msgspec.Struct, frozen=True):
@@ -279,6 +283,9 @@ class ClientDetail(msgspec.Struct, frozen=True):
     groups: tuple[str, ...]
     assignments: tuple[AssignmentView, ...]
     refusals: tuple[RefusalView, ...]
+    ledger_total: int = 0
+    ledger_head: str | None = None
+    ledger_note: str = ""
 
 
 class WhyLine(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ PAYLOAD_TYPE = "application/vnd.pcm.report+json"
 MAX_BYTES = 512 * 2**10
 MAX_ENVELOPE_BYTES = 768 * 2**10
 MAX_TAIL = 8192
+MAX_LEDGER_LINKS = 1000
 _Text = Annotated[str, msgspec.Meta(max_length=1000)]
 
 
@@ -81,7 +82,13 @@ class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Report(codec.Document, frozen=True, kw_only=True, omit_defaults=True, tag=KIND):
-    """One status report."""
+    """One status report.
+
+    Of the client's ledger it tells how many entries there are (`ledger_total`), the hash of the last one of them (`ledger_head`), and
+    by what each of those entered the chain that no report has told yet (`ledger_links`, oldest first, of the last ones of
+    `ledger_total`): with `model.ledger_chain` the site follows the chain from the head that it knows. A report may tell of
+    the first entries only; then the next one tells of more.
+    """
 
     site: Annotated[str, msgspec.Meta(max_length=63)]
     client_id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
@@ -91,12 +98,16 @@ class Report(codec.Document, frozen=True, kw_only=True, omit_defaults=True, tag=
     sent: datetime
     serial: Count = 0  # of the instruction file this client stands on
     ledger_head: Sha256 | None = None
+    ledger_total: Count = 0
+    ledger_links: Annotated[tuple[Sha256, ...], msgspec.Meta(max_length=MAX_LEDGER_LINKS)] = ()
     facts: Facts | None = None
     outcomes: Annotated[tuple[Outcome, ...], msgspec.Meta(max_length=1000)] = ()
     refusals: Annotated[tuple[Refusal, ...], msgspec.Meta(max_length=100)] = ()
 
     def __post_init__(self) -> None:
         check_moment(self.sent, "sent")
+        if len(self.ledger_links) > self.ledger_total:
+            raise ValueError("there are no more ledger_links than entries in the ledger")
 
 
 def read_report(data: bytes) -> Report:

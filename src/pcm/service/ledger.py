@@ -4,16 +4,15 @@ Serves step 11: `service.journal` appends one entry in the very transaction that
 the other. Step 12 reports the newest hash (the head), so the site sees when a past is rewritten. Any local user may read it
 through `local_api`; only the service writes it. Entries are never changed and never removed.
 
-The hash of entry n: SHA-256 over `pcm-ledger`, NUL, n (decimal), NUL, the hash of entry n-1 (64 hex digits; none for the
-first), NUL, the entry's bytes (canonical JSON).
+How entries are chained: `model.ledger_chain`. Whether the past still is what was reported: `service.ledger_check`.
 """
 
-import hashlib
 import sqlite3
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from pcm.model.errors import RequestError, StoreError
+from pcm.model.ledger_chain import link, seal
 from pcm.protocol import codec
 from pcm.service.records import LedgerEntry
 
@@ -34,9 +33,9 @@ def append(connection: sqlite3.Connection, entry: LedgerEntry) -> str:
     Returns:
         The new head, 64 hex digits.
     """
-    seq, previous = _last(connection)
+    seq, previous = last(connection)
     body = codec.encode(entry)
-    digest = _seal(seq + 1, previous, body)
+    digest = seal(seq + 1, previous, link(body))
     connection.execute(
         "INSERT INTO ledger (seq, prev_sha256, body, sha256) VALUES (?, ?, ?, ?)", (seq + 1, previous, body, digest)
     )
@@ -45,7 +44,7 @@ def append(connection: sqlite3.Connection, entry: LedgerEntry) -> str:
 
 def head(connection: sqlite3.Connection) -> str | None:
     """The newest entry's hash; None if nothing ever ran."""
-    return _last(connection)[1]
+    return last(connection)[1]
 
 
 def count(connection: sqlite3.Connection) -> int:
@@ -63,29 +62,40 @@ def read(connection: sqlite3.Connection, newest: int) -> list[SealedEntry]:
     return [SealedEntry(seq, digest, _parse(seq, body)) for seq, digest, body in reversed(rows)]
 
 
+def added(connection: sqlite3.Connection, since: int, most: int) -> list[tuple[int, str, str]]:
+    """Number, link and hash of each entry after number `since`, oldest first, at most so many: what a report tells."""
+    found = connection.execute(
+        "SELECT seq, body, sha256 FROM ledger WHERE seq > ? ORDER BY seq LIMIT ?", (since, most)
+    ).fetchall()
+    return [(seq, link_of(body), digest) for seq, body, digest in found]
+
+
+def link_of(body: object) -> str:
+    """By what a row's bytes enter the chain; of something that is no entry, what can belong to none."""
+    return link(body) if isinstance(body, bytes) else link(b"")
+
+
+def last(connection: sqlite3.Connection) -> tuple[int, str | None]:
+    """Number and hash of the newest entry; 0 and None if nothing ever ran."""
+    row = connection.execute("SELECT seq, sha256 FROM ledger ORDER BY seq DESC LIMIT 1").fetchone()
+    return (0, None) if row is None else (row[0], row[1])
+
+
 def find_break(connection: sqlite3.Connection) -> int | None:
     """Verify the whole chain: the number of the first entry that does not fit, or None if all do."""
     previous: str | None = None
     expected = 1
-    for seq, named, body, digest in _rows(connection):
+    for seq, named, body, digest in rows(connection):
         fits = seq == expected and named == previous and isinstance(body, bytes)
-        if not fits or digest != _seal(seq, previous, body):
+        if not fits or digest != seal(seq, previous, link(body)):
             return expected
         previous, expected = digest, expected + 1
     return None
 
 
-def _rows(connection: sqlite3.Connection) -> Iterator[tuple[int, str | None, bytes, str]]:
+def rows(connection: sqlite3.Connection) -> Iterator[tuple[int, str | None, bytes, str]]:
+    """Number, named predecessor, bytes and hash of each entry, as they stand; nothing of it is believed."""
     yield from connection.execute("SELECT seq, prev_sha256, body, sha256 FROM ledger ORDER BY seq")
-
-
-def _last(connection: sqlite3.Connection) -> tuple[int, str | None]:
-    row = connection.execute("SELECT seq, sha256 FROM ledger ORDER BY seq DESC LIMIT 1").fetchone()
-    return (0, None) if row is None else (row[0], row[1])
-
-
-def _seal(seq: int, previous: str | None, body: bytes) -> str:
-    return hashlib.sha256(b"pcm-ledger\0%d\0%b\0%b" % (seq, (previous or "").encode(), body)).hexdigest()
 
 
 def _parse(seq: int, body: bytes) -> LedgerEntry:

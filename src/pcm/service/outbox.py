@@ -9,6 +9,8 @@ what is sent again are the same bytes. Order is by sequence, never by clock (KB 
 import functools
 import hashlib
 import os
+import re
+import sqlite3
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -20,8 +22,8 @@ from pcm.model.errors import PcmError, RequestError, TransferError
 from pcm.model.facts import Facts
 from pcm.protocol import codec
 from pcm.protocol.enrolment import ClientConfiguration
-from pcm.protocol.report import MAX_BYTES, PAYLOAD_TYPE, Outcome, Refusal, Report, write_report
-from pcm.service import faults, ledger
+from pcm.protocol.report import MAX_BYTES, MAX_LEDGER_LINKS, PAYLOAD_TYPE, Outcome, Refusal, Report, write_report
+from pcm.service import faults, ledger, ledger_check
 from pcm.service.identity import Identity
 from pcm.service.journal import Journal
 from pcm.service.machine.durable import write_all
@@ -34,6 +36,7 @@ from pcm.transport.locations import parse_location
 FACTS = "reported.facts"
 STOOD_ON = "reported.stood_on"
 ACKNOWLEDGED = "outbox.acknowledged"  # number and hash; outlives the database, so that the chain goes on
+LEDGER_TOLD = "reported.ledger"  # number of the last entry of the ledger that a report tells of
 REFUSED = "outbox.refused"  # number of the last report that the site would not take
 MOST_OUTCOMES = 200  # in one report: results carry up to 8 KB of output each
 MOST_REFUSALS = 100
@@ -48,6 +51,14 @@ class Sent(NamedTuple):
     acknowledged: int
     waiting: int
     error: PcmError | None = None
+
+
+class _Told(NamedTuple):
+    """What one report says of the ledger: how many entries, the last one's hash, how the new ones enter the chain."""
+
+    total: int
+    head: str | None
+    links: tuple[str, ...]
 
 
 class _Acknowledgement(msgspec.Struct, frozen=True):
@@ -83,6 +94,8 @@ class Outbox:
         Raises:
             StoreError: they could not be stored; then nothing is marked as reported.
         """
+        if not self._has_told_ledger():
+            ledger_check.note_break(self._state, now)
         written = 0
         while self._write_one(facts, serial, now):
             written += 1
@@ -94,8 +107,8 @@ class Outbox:
         refusals = self._state.refusals(unreported=True, limit=MOST_REFUSALS)
         told_facts = codec.encode(facts).decode()
         with self._state.transaction() as connection:
-            head = ledger.head(connection)
-            stood_on = f"{serial} {head or ''}"
+            told = self._tell_ledger(connection)
+            stood_on = f"{serial} {told.head or ''}"
             new_facts = told_facts != self._state.meta(FACTS)
             if not (outcomes or refusals or new_facts or stood_on != self._state.meta(STOOD_ON)):
                 return False
@@ -109,7 +122,9 @@ class Outbox:
                     boot_id=self._boot_id,
                     sent=now,
                     serial=serial,
-                    ledger_head=head,
+                    ledger_head=told.head,
+                    ledger_total=told.total,
+                    ledger_links=told.links,
                     facts=facts if new_facts else None,
                     refusals=tuple(_refusal(record) for record in refusals),
                 ),
@@ -127,8 +142,22 @@ class Outbox:
             self._state.mark_refusals_reported([record.seq for record in refusals], report.seq)
             self._state.set_meta(FACTS, told_facts)
             self._state.set_meta(STOOD_ON, stood_on)
+            self._state.set_meta(LEDGER_TOLD, str(told.total))
         faults.reach("report.written")
         return True
+
+    def _has_told_ledger(self) -> bool:
+        found = self._state.rows("SELECT sha256 FROM ledger ORDER BY seq DESC LIMIT 1")
+        return self._state.meta(STOOD_ON).partition(" ")[2] == (found[0][0] if found else "")
+
+    def _tell_ledger(self, connection: sqlite3.Connection) -> _Told:
+        """What the next report says of the ledger: what no report has said, as far as one report holds it."""
+        since = self._state.meta(LEDGER_TOLD)
+        new = ledger.added(connection, int(since) if since.isdecimal() else 0, MAX_LEDGER_LINKS)
+        if new:
+            return _Told(new[-1][0], _as_hash(new[-1][2]), tuple(link for _, link, _ in new))
+        total, head = ledger.last(connection)
+        return _Told(total, None if head is None else _as_hash(head), ())
 
     def _last(self) -> tuple[int, str | None]:
         """Number and hash of the report before the next one."""
@@ -167,6 +196,7 @@ class Outbox:
                 "UPDATE outbox SET acknowledged = ? WHERE acknowledged IS NULL AND seq <= ?", (to_text(now), seq)
             )
             self._state.set_meta(ACKNOWLEDGED, f"{newest[0][0]} {newest[0][1]}", kept=True)
+            ledger_check.note_acknowledged(self._state, newest[0][0])
             # the last one stays, whatever happens: the next report's chain begins at it
             connection.execute(
                 "DELETE FROM outbox WHERE acknowledged IS NOT NULL AND seq <= (SELECT max(seq) FROM outbox) - ?",
@@ -274,6 +304,11 @@ def _drop(root: Path, client_id: str, seq: int, envelope: bytes) -> None:
             f"The drop folder {root / DROP_FOLDER} does not take reports: {error.strerror}.",
             code="transfer.unreachable",
         ) from error
+
+
+def _as_hash(text: object) -> str:
+    """What stands in the ledger as a hash; anything else becomes one that fits nothing, so that the site sees it."""
+    return text if isinstance(text, str) and re.fullmatch("[0-9a-f]{64}", text) else "0" * 64
 
 
 def _refusal(record: RefusalRecord) -> Refusal:

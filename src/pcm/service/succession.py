@@ -12,7 +12,7 @@ from pcm.service.state import State
 OWNER = "identity.client_id"
 _OF_THE_IDENTITY = (
     inbox.SERIAL, inbox.SHA256, inbox.HEADER, inbox.VALID_UNTIL,
-    outbox.ACKNOWLEDGED, outbox.REFUSED, outbox.FACTS, outbox.STOOD_ON,
+    outbox.ACKNOWLEDGED, outbox.REFUSED, outbox.FACTS, outbox.STOOD_ON, outbox.LEDGER_TOLD,
 )  # fmt: skip
 
 

@@ -33,6 +33,9 @@ def show(connection: Connection, client: AnyRow) -> ClientDetail:
         groups=groups.names_of(connection, client.id),
         assignments=tuple(map(assignment_view, mine)),
         refusals=tuple(map(refusal_view, refused)),
+        ledger_total=client.ledger_total,
+        ledger_head=client.ledger_head,
+        ledger_note=client.ledger_note,
     )
 
 
@@ -53,6 +56,9 @@ def why(connection: Connection, client: AnyRow, job: str | None, now: datetime) 
                 clients.GAP,
             )
         )
+    if client.ledger_broken is not None:
+        told = f"no: {client.ledger_note} (since {_show(client.ledger_broken)}); see `pcm client accept-ledger`"
+        lines.append(WhyLine("Is its ledger the one that it was?", told, False, "ledger.broken"))
     if job is not None:
         lines += _about_job(connection, client, job)
     refused = connection.execute(

@@ -42,6 +42,10 @@ COLUMNS = (
     clients.c.public_key,
     clients.c.dirty,
     clients.c.unwritten,
+    clients.c.ledger_total,
+    clients.c.ledger_head,
+    clients.c.ledger_broken,
+    clients.c.ledger_note,
 )
 
 
@@ -83,13 +87,20 @@ def _named(connection: Connection, name: str) -> list[Any]:
     return []
 
 
-def list_clients(connection: Connection, part: Slice, state: str | None, *, gap: bool = False) -> Page[ClientView]:
-    """Clients in the order of their enrolment, all or those in one state. `gap`: only those that `resume` can help."""
+def list_clients(
+    connection: Connection, part: Slice, state: str | None, *, gap: bool = False, ledger_broken: bool = False
+) -> Page[ClientView]:
+    """Clients in the order of their enrolment, all or those in one state.
+
+    `gap`: only those that `resume` can help. `ledger_broken`: only those whose ledger is not the one that it was.
+    """
     query = select(*COLUMNS).order_by(clients.c.id).limit(part.limit + 1)
     if state is not None:
         query = query.where(clients.c.state == state)
     if gap:
         query = query.where(clients.c.state == "enrolled", has_gap())
+    if ledger_broken:
+        query = query.where(clients.c.ledger_broken.is_not(None))
     after = part.number()
     if after is not None:
         query = query.where(clients.c.id > after)
@@ -202,6 +213,7 @@ def view(row: AnyRow) -> ClientView:
         last_seen=row.last_seen,
         serial=row.serial,
         stands_on=row.stands_on,
+        ledger_broken=row.ledger_broken,
     )
 
 

@@ -251,6 +251,9 @@ class Intake:
                         clients.c.serial,
                         clients.c.last_seq,
                         clients.c.last_report_sha256,
+                        clients.c.ledger_total,
+                        clients.c.ledger_head,
+                        clients.c.ledger_broken,
                     ).where(clients.c.client_id == item.received.client_id)
                 ).one()
                 if row.state != "enrolled":

@@ -32,6 +32,7 @@ ENDPOINTS: MappingProxyType[tuple[str, str], frozenset[Role]] = MappingProxyType
         ("POST", "/v1/clients/{client}/approve"): ORDER,
         ("POST", "/v1/clients/{client}/revoke"): ORDER,
         ("POST", "/v1/clients/{client}/resume"): ORDER,
+        ("POST", "/v1/clients/{client}/accept-ledger"): ADMIN,
         ("GET", "/v1/packages"): READ,
         ("GET", "/v1/packages/{package}"): READ,
         ("GET", "/v1/packages/{package}/{version}"): READ,

@@ -16,8 +16,8 @@ from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from pcm.model.assignment import State, can_move
 from pcm.protocol.report import Outcome, Refusal, Report, RunResult
+from pcm.site import client_ledgers, job_life
 from pcm.site import clients as client_rows
-from pcm.site import job_life
 from pcm.site.db.tables import AnyRow, assignments, clients, refusals, reports, results
 from pcm.site.enrolment import clean, facts_columns
 
@@ -48,7 +48,7 @@ def receive(connection: Connection, client: AnyRow, received: Received, *, dropp
     """Take one report in, in the caller's transaction, which has locked the client's row.
 
     Args:
-        client: Its row: id, client_id, serial, last_seq, last_report_sha256.
+        client: Its row: id, client_id, serial, last_seq, last_report_sha256, `ledger_*`.
         dropped: It came as a file, so its acknowledgement must go by the instruction file.
     """
     if client.last_seq and client.last_report_sha256 is None:
@@ -131,8 +131,8 @@ def _apply(connection: Connection, client: AnyRow, report: Report, now: datetime
     if report.serial > client.serial:
         # signed here and forgotten since: the database was restored. The next file must bear a higher number.
         values |= {"serial": report.serial, "content_sha256": None, "dirty": True}
-    if report.ledger_head is not None:
-        values["ledger_head"] = report.ledger_head
+    resumed = client.last_report_sha256 == client_rows.RESUMED
+    values |= client_ledgers.take_in(connection, client, report, now, resumed=resumed)
     if report.facts is not None:
         values |= facts_columns(report.facts)
     return values

@@ -4,7 +4,7 @@ from typing import get_args
 
 from pcm.model.errors import RequestError
 from pcm.protocol.admin import ClientState, EnrolmentTokenRequest
-from pcm.site import client_views, clients, enrolment
+from pcm.site import client_ledgers, client_views, clients, enrolment
 from pcm.site.api.calls import Call, Reply
 
 
@@ -16,12 +16,13 @@ def create_enrolment_token(call: Call) -> Reply:
 
 
 def list_clients(call: Call) -> Reply:
-    """`GET /v1/clients?state=&gap=true`."""
+    """`GET /v1/clients?state=&gap=true&ledger_broken=true`."""
     state = call.query.get("state")
     if state is not None and state not in get_args(ClientState):
         raise RequestError(f"state is one of {', '.join(get_args(ClientState))}.", code="request.query")
     with call.site.database.read() as connection:
-        return Reply(clients.list_clients(connection, call.slice(), state, gap=call.query.get("gap") == "true"))
+        gap, ledger_broken = (call.query.get(name) == "true" for name in ("gap", "ledger_broken"))
+        return Reply(clients.list_clients(connection, call.slice(), state, gap=gap, ledger_broken=ledger_broken))
 
 
 def show_client(call: Call) -> Reply:
@@ -66,6 +67,14 @@ def resume(call: Call) -> Reply:
     with call.site.database.write() as connection:
         client = clients.find(connection, call.names["client"])
         clients.resume(connection, client, call.actor.name, call.site.clock())
+    return _shown(call, client.client_id)
+
+
+def accept_ledger(call: Call) -> Reply:
+    """`POST /v1/clients/{client}/accept-ledger`: its ledger is taken as it is from now on."""
+    with call.site.database.write() as connection:
+        client = clients.find(connection, call.names["client"])
+        client_ledgers.accept(connection, client, call.actor.name, call.site.clock())
     return _shown(call, client.client_id)
 
 

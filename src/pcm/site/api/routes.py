@@ -32,6 +32,7 @@ RESPONDERS: MappingProxyType[tuple[str, str], Responder] = MappingProxyType(
         ("POST", "/v1/clients/{client}/approve"): clients.approve,
         ("POST", "/v1/clients/{client}/revoke"): clients.revoke,
         ("POST", "/v1/clients/{client}/resume"): clients.resume,
+        ("POST", "/v1/clients/{client}/accept-ledger"): clients.accept_ledger,
         ("GET", "/v1/packages"): packages.list_packages,
         ("GET", "/v1/packages/{package}"): packages.show_package,
         ("GET", "/v1/packages/{package}/{version}"): packages.show_version,

@@ -137,6 +137,9 @@ clients = Table(
     Column("last_seq", BigInteger, nullable=False, server_default="0"),
     Column("last_report_sha256", String(64)),
     Column("ledger_head", String(64)),
+    Column("ledger_total", BigInteger, nullable=False, server_default="0"),
+    Column("ledger_broken", Moment),
+    Column("ledger_note", Text, nullable=False, server_default=""),
     Column("stands_on", BigInteger, nullable=False, server_default="0"),
     Column("dropped_seq", BigInteger, nullable=False, server_default="0"),  # newest report that came by a drop folder
     # the instruction file, as the database knows it; files in logon folders are a projection of it
