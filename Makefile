@@ -16,7 +16,7 @@ BENCHES := $(addprefix bench/,$(addsuffix .py,agent content site faces windows))
 LINT := "$(BIN)/ruff check --quiet" "$(BIN)/ruff format --check --quiet" "$(BIN)/mypy" "sh tools/quietly.sh $(BIN)/lint-imports"
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup system lint check test demo docs lock changelog clean \
+.PHONY: help setup system lint check test demo docs packages lock changelog clean \
 	bench bench-agent bench-content bench-site bench-faces bench-windows
 
 help: ## List these targets
@@ -62,6 +62,9 @@ bench-windows: setup ## [bench/windows.py] The Windows client
 
 docs: setup ## Build the documentation into build/docs, with every link checked
 	@$(PY) tools/build_docs.py
+
+packages: setup system ## The client as .deb, .rpm and self-extracting setup, in build/packages (ARGS='--version 1.2.3')
+	@$(PY) -m tools.packages $(ARGS)
 
 lock: setup ## Renew requirements.lock after a change of dependencies (ARGS=--upgrade for newer versions)
 	@$(PY) -m tools.lock $(ARGS)

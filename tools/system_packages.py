@@ -31,6 +31,8 @@ PACKAGES = (
     SystemPackage("systemd-container", "usr/bin/systemd-nspawn", "clients as real booted hosts"),
     SystemPackage("mmdebstrap", "usr/bin/mmdebstrap", "the base system of booted hosts"),
     SystemPackage("iproute2", "usr/sbin/ip", "the network of booted hosts"),
+    SystemPackage("patchelf", "usr/bin/patchelf", "packages of the client"),
+    SystemPackage("rpm", "usr/bin/rpmbuild", "packages of the client for RPM systems"),
     SystemPackage("util-linux", "usr/bin/nsenter", "entering booted hosts"),
 )
 
