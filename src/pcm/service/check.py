@@ -5,6 +5,7 @@ checks. A server that does not answer, or whose files are refused, never ends it
 as long as its signatures hold (KB Q191293), and what happened is told. Planning happens at every check (KB Q163488).
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -97,6 +98,10 @@ class Check:
             self._end_pauses()
         if it.state.meta(PENDING) and not self._is_approved():
             return Checked(PENDING_PAUSE_S, None, Sent(0, 0))
+        going_down = self._settle_restart()
+        if going_down is not None:
+            it.say("This computer is restarting: nothing new begins.")
+            return Checked(going_down, None, Sent(0, 0))
         self._reconcile()  # check 1, its second half
         if take_over(it.state, it.identity.client_id):
             it.say("This computer has a new key: the orders and reports of the old one are forgotten.")
@@ -110,9 +115,10 @@ class Check:
         )  # else it is the check's problem
         plan = self._work()  # checks 8 to 13
         sent = self._report(asked)
+        look_again = self._restart()
         it.state.touch(inbox.LAST_CHECK, it.clock())
         problem = asked.error if late is None else TrustError(late.reason, code=late.code)
-        return Checked(self._pause(plan, asked), problem, sent)
+        return Checked(min(self._pause(plan, asked), look_again), problem, sent)
 
     def _end_pauses(self) -> None:
         Journal(self._it.state).end_back_off()
@@ -143,6 +149,33 @@ class Check:
 
         for changed in reconcile(self._context()):
             self._it.say(f"{changed}: what was left open is settled.")
+
+    def _settle_restart(self) -> int | None:
+        """Look what came of the restart that was wanted; seconds to wait if this computer is on its way down."""
+        it = self._it
+        if not it.state.rows("SELECT 1 FROM restarts WHERE ended IS NULL LIMIT 1"):
+            return None
+        from pcm.service.restart_record import seconds_down, settle  # noqa: PLC0415 - rarely needed
+
+        outcome = settle(it.state, it.machine.boot_id(), it.clock())
+        if outcome:
+            it.say(f"The restart that was wanted: {outcome.replace('_', ' ')}.")
+        return seconds_down(it.state, it.clock())
+
+    def _restart(self) -> int:
+        """Restart this computer if a program asked for it and it is time; seconds until it is to be looked at again."""
+        it = self._it
+        if not it.state.rows("SELECT 1 FROM instructions WHERE state = 'restart_pending' LIMIT 1"):
+            return MOST_PAUSE_S
+        from pcm.service.restart_start import Desk as RestartDesk  # noqa: PLC0415 - rarely needed
+        from pcm.service.restart_start import restart_if_due, why_barred  # noqa: PLC0415
+
+        header = inbox.read_header(it.state)
+        windows = header.windows if header else ()
+        barred = why_barred(it.places.home, os.environ)
+        look = restart_if_due(RestartDesk(it.state, it.machine, windows, local_zone(), it.clock, it.say, barred))
+        seconds = MOST_PAUSE_S if look is None else (look - it.clock()).total_seconds() + 1
+        return int(min(max(seconds, LEAST_PAUSE_S), MOST_PAUSE_S))
 
     def _has_staged(self) -> bool:
         """Whether a package directory lies about: killed after its result was recorded, a run left it behind."""

@@ -199,6 +199,14 @@ def is_going_down(row: Row | None, now: datetime) -> bool:
     return row is not None and row.begun is not None and row.begun <= now < row.begun + PATIENCE
 
 
+def seconds_down(state: State, now: datetime) -> int | None:
+    """How long the computer may still take to go down; None: it was not asked to."""
+    row = read_open(state)
+    if row is None or row.begun is None or not is_going_down(row, now):
+        return None
+    return int((row.begun + PATIENCE - now).total_seconds()) + 1
+
+
 def _row(values: tuple[Any, ...]) -> Row:
     seq, wanted, boot_id, policy, reason, announced, due, deferred_until, deferrals, requested_by, begun = values
     if policy not in _POLICIES:

@@ -5,8 +5,9 @@ Serves step 11, its last part: after `service.runner` has done what is due and `
 recorded durably before, verified by boot id after (KB Q164329). It never ends a program of ours, and asks once for each record.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
 from typing import NamedTuple
 
 from pcm.model.errors import MachineError
@@ -34,10 +35,11 @@ LOOK_AGAIN = timedelta(minutes=5)
 """While somebody may still choose, or log off."""
 INHIBITED = "machine.restart_inhibited"
 RETRY = timedelta(minutes=1)
+ALLOWED = "PCM_TRIAL_RESTARTS"
 
 
 class Desk(NamedTuple):
-    """What is needed to restart. `due`: something of ours is still to run in this check. `barred`: why this service may not."""
+    """What is needed to restart. `barred`: why this service may not, empty if it may."""
 
     state: State
     machine: Machine
@@ -45,8 +47,14 @@ class Desk(NamedTuple):
     zone: tzinfo
     clock: Callable[[], datetime]
     say: Callable[[str], None]
-    due: bool = False
     barred: str = ""
+
+
+def why_barred(home: Path | None, environment: Mapping[str, str]) -> str:
+    """Why this service may not restart the computer: a trial (`--home`) leaves it alone unless the environment allows it."""
+    if home is None or environment.get(ALLOWED) == "yes":
+        return ""
+    return f"A service with --home restarts no computer (unless {ALLOWED}=yes)."
 
 
 def restart_if_due(desk: Desk) -> datetime | None:
@@ -107,7 +115,7 @@ def _look_around(desk: Desk, now: datetime) -> Around:
     open_runs = desk.state.rows("SELECT 1 FROM runs WHERE finished = 0 LIMIT 1")
     return Around(
         users=tuple(session.user for session in desk.machine.sessions()),
-        at_work=desk.due or bool(open_runs),
+        at_work=bool(open_runs),
         open=not desk.windows or open_span(desk.windows, now, desk.zone) is not None,
         next_opening=next_opening(desk.windows, now, desk.zone) if desk.windows else None,
     )
