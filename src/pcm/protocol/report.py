@@ -28,7 +28,8 @@ _Text = Annotated[str, msgspec.Meta(max_length=1000)]
 class RunResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """One attempt at an instruction.
 
-    `exit_code` None: ended by a signal, timed out or unknown. `detected` None: the program has no detection.
+    `exit_code` None: ended by a signal, timed out or unknown. `detected` None: the program has no detection. `healthy` None: no
+    health check was made.
     """
 
     run: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
@@ -38,6 +39,7 @@ class RunResult(msgspec.Struct, frozen=True, omit_defaults=True):
     exit_class: Annotated[str, msgspec.Meta(max_length=40)] = "failed"
     timed_out: bool = False
     detected: bool | None = None
+    healthy: bool | None = None
     output_tail: Annotated[str, msgspec.Meta(max_length=MAX_TAIL)] = ""
     output_bytes: Count = 0
 
@@ -84,10 +86,10 @@ class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
 class Report(codec.Document, frozen=True, kw_only=True, omit_defaults=True, tag=KIND):
     """One status report.
 
-    Of the client's ledger it tells how many entries there are (`ledger_total`), the hash of the last one of them (`ledger_head`), and
-    by what each of those entered the chain that no report has told yet (`ledger_links`, oldest first, of the last ones of
-    `ledger_total`): with `model.ledger_chain` the site follows the chain from the head that it knows. A report may tell of
-    the first entries only; then the next one tells of more.
+    Of the client's ledger it tells how many entries there are (`ledger_total`), the hash of the last one (`ledger_head`), and by
+    what each of those entered the chain that no report has told yet (`ledger_links`, oldest first, the last ones of
+    `ledger_total`): with `model.ledger_chain` the site follows the chain from the head that it knows. A report may tell of the
+    first entries only; then the next one tells of more.
     """
 
     site: Annotated[str, msgspec.Meta(max_length=63)]
