@@ -3,7 +3,8 @@
 Serves steps 6 (instruction files) and 12 (reports): in the site's process under `/logon`, or by itself over a folder. Each
 client reads its own files only and proves by a signature who it is (RFC 9421); roots are public. Reports and enrolments go,
 with their sender known, to the sinks that the site gives; a logon server without them takes none. It holds no authority to
-execute anything: at most it holds back what is new, and its lease runs out.
+execute anything: at most it holds back what is new, and its lease runs out. Where it is given a place for it (`wakes`), it tells
+clients at each poll that they may wait there for news.
 """
 
 import asyncio
@@ -21,10 +22,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pcm.logon.folder import LogonFolder
 from pcm.logon.leases import Leases
+from pcm.logon.wakes import Wakes
 from pcm.model.errors import PcmError, RequestError, StoreError, TrustError
 from pcm.protocol import enrolment, report
 from pcm.transport.locations import parse_location
@@ -33,6 +35,8 @@ from pcm.trust.envelopes import client_id_of
 
 RECEIVE_S = 10.0  # for a whole body
 _CLIENT_PATH = re.compile(r"clients/([0-9a-f]{32})/([0-9a-z.]{1,100})\Z")
+_KNOWN = re.compile(rb"known=([0-9a-f]{1,64})\Z")
+WAKE = "wake"  # a client's waiting place; `pcm-wake` says for how long, in seconds
 _ROOT_PATH = re.compile(r"roots/[1-9][0-9]{0,15}\.root\.json\Z")
 
 
@@ -62,6 +66,7 @@ class LogonApp:
         leases: Renews leases as they are served; None if the site signs them (a static folder).
         report_sink: Takes reports; None: this server takes none.
         enrolment_sink: Same for enrolments.
+        wakes: Where clients wait for news; None: this server does not offer that.
         now: Aware, UTC.
     """
 
@@ -74,6 +79,7 @@ class LogonApp:
         leases: Leases | None = None,
         report_sink: ReportSink | None = None,
         enrolment_sink: EnrolmentSink | None = None,
+        wakes: Wakes | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._folder = folder
@@ -82,6 +88,7 @@ class LogonApp:
         self._leases = leases
         self._report_sink = report_sink
         self._enrolment_sink = enrolment_sink
+        self._wakes = wakes
         self._now = now
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,7 +99,7 @@ class LogonApp:
             response = refusal(error)
         await response(scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+    async def _answer(self, scope: Scope, receive: Receive) -> ASGIApp:
         path = scope["path"].removeprefix(scope.get("root_path", "")).lstrip("/")
         method = scope["method"]
         if method == "GET":
@@ -107,23 +114,47 @@ class LogonApp:
             return await self._enroll(scope, path, receive)
         raise RequestError("There is nothing here.", code="not_found")
 
-    def _client_file(self, scope: Scope, path: str, owner: str, name: str) -> Response:
+    def _client_file(self, scope: Scope, path: str, owner: str, name: str) -> ASGIApp:
         client_id = self._sender(scope, path, None, self._key_of)
         if client_id != owner:
             raise RequestError("A client reads its own instructions only.", code="not_allowed")
+        if name == WAKE:
+            return self._waiting_place(scope, client_id)
         if name != "timestamp.json":
             return self._file(path, {"cache-control": "private, max-age=86400"})
-        etag = self._leases.ensure(client_id) if self._leases is not None else None
-        content: bytes | None = None
-        if self._leases is None:
-            content = self._folder.read(path)
-            etag = None if content is None else f'"{hash_of(content)}"'
+        etag, content = self._newest(client_id)
         if etag is None:
             raise RequestError("There are no instructions for this client yet.", code="not_found")
         headers = {"etag": etag, "cache-control": "private, no-cache"}
+        if self._wakes is not None:
+            headers["pcm-wake"] = str(self._wakes.hold_s)
         if _header(scope, b"if-none-match") == etag:
             return Response(status_code=304, headers=headers)
         return self._file(path, headers, content)
+
+    def _newest(self, client_id: str) -> tuple[str | None, bytes | None]:
+        """Entity tag of a client's timestamp, None if there is none; its content, if that was read."""
+        if self._leases is not None:
+            return self._leases.ensure(client_id), None
+        content = self._folder.read(f"clients/{client_id}/timestamp.json")
+        return None if content is None else f'"{hash_of(content)}"', content
+
+    def _waiting_place(self, scope: Scope, client_id: str) -> ASGIApp:
+        """Let a client wait until its timestamp is another than the one that it knows (`?known=`, an entity tag)."""
+        wakes = self._wakes
+        known = _KNOWN.match(scope.get("query_string", b""))
+        if wakes is None or known is None:
+            raise RequestError("There is no such file.", code="not_found")
+        if not wakes.has_room(client_id):
+            raise StoreError("As many clients wait here as can; ask at the next poll.", code="store.busy")
+        tag = f'"{known[1].decode()}"'
+        if self._newest(client_id)[0] is None:
+            raise RequestError("There are no instructions for this client yet.", code="not_found")
+
+        async def wait(_scope: Scope, receive: Receive, send: Send) -> None:
+            await wakes.wait(client_id, lambda: self._newest(client_id)[0] != tag, receive, send)
+
+        return wait
 
     def _root_file(self, path: str) -> Response:
         return self._file(path, {"cache-control": "public, max-age=86400"})

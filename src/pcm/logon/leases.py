@@ -40,6 +40,9 @@ class Leases:
         signer: This logon server's lease key.
         clock_ms: Unix milliseconds.
         days: How long a lease holds.
+
+    Attributes:
+        on_publish: Called with a client's id whenever it has newer instructions, in the thread that published them.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Leases:
         self._signer = signer
         self._clock_ms = clock_ms
         self._days = days
+        self.on_publish: Callable[[str], None] = lambda _: None
         self._current: OrderedDict[str, _Current] = OrderedDict()
         # the site publishes while polls are answered: of two leases, the one with the greater version must be written last
         self._signing = threading.Lock()
@@ -92,6 +96,7 @@ class Leases:
             standing = self._timestamp(instructions.client_id)
             version = self._version_after(None if standing is None else standing[0])
             self._sign(instructions.client_id, instructions.targets, instructions.version, version)
+        self.on_publish(instructions.client_id)
 
     def _version_after(self, standing: int | None) -> int:
         now = self._clock_ms()

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import ipaddress
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pcm.distribution.app import DistributionApp
 from pcm.logon.app import LogonApp
 from pcm.logon.folder_keys import FolderKeys
+from pcm.logon.wakes import Wakes
 from pcm.model.errors import MachineError, PcmError
 from pcm.site import authority, configuration
 from pcm.site.api.calls import problem
@@ -46,7 +48,11 @@ class SiteApp:
         self._site = site
         self._prefixes: list[tuple[str, ASGIApp]] = []
         own = site.own_logon
+        self.wakes: Wakes | None = None
         if own is not None:
+            # whatever is published into this folder is published by this process, so nobody has to look for it
+            self.wakes = Wakes(own.folder.root / "clients", look_s=None)
+            own.leases.on_publish = self.wakes.changed
             server = next(each for each in site.configuration.logon if each.folder is None)
             logon = LogonApp(
                 own.folder,
@@ -55,6 +61,7 @@ class SiteApp:
                 leases=own.leases,
                 report_sink=intake.take_report,
                 enrolment_sink=intake.take_enrolment,
+                wakes=self.wakes,
                 now=site.clock,
             )
             self._prefixes.append((LOGON, logon))
@@ -153,6 +160,7 @@ class Serving:
     async def _serve(self, signals: bool, on_ready: Callable[[], None] | None) -> None:
         host, port = self._listen
         check_free(host, port)
+        allow_many_files()
         app = SiteApp(self.site, self.intake)
         tls = self.site.configuration.tls
         files: dict[str, Any] = {}
@@ -174,6 +182,8 @@ class Serving:
 
         def stop() -> None:
             app.ready = False
+            if app.wakes is not None:
+                app.wakes.close()  # open requests are seen to their end
             loop.call_soon_threadsafe(server.stop)
 
         self._stop = stop
@@ -219,6 +229,13 @@ def check_free(host: str, port: int) -> None:
             probe.bind((host, port))
     except OSError as error:
         raise MachineError(f"The site cannot listen at {host}:{port}: {error}.", code="machine.address") from error
+
+
+def allow_many_files() -> None:
+    """Open as many files as the system lets this process: each client that waits for news is a connection."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def serve(folder: Path, *, listen: tuple[str, int] | None = None, on_ready: Callable[[], None] | None = None) -> None:

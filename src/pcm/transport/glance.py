@@ -1,0 +1,304 @@
+"""A glance at a logon server: has anything changed? and then: leave a connection that will stir when something does.
+
+Serves step 6, in a process of its own without rights, like `transfer` and hardened like it, but with as little in it as can be:
+it starts for every check of every client, and most find nothing new. `service.quick_check` hands it an errand: where to, and one
+or two requests, signed and written out whole. It asks the first one. If the answer is 'not changed', it sends the second on the
+same connection: the server begins an answer at once and ends it when something has changed. That connection goes to the
+service, which neither reads nor writes it: it only waits for it to stir. The bytes of networks are read here and nowhere else.
+
+It understands status lines, the name of one header and nothing more; whatever else a server says ends the glance, and then the
+whole check (`transfer`, with all its limits) asks again. It follows nothing, holds no key, keeps no file. It never decides: what
+it says is believed as little as an unsigned 'not changed' is.
+
+Sockets and TLS are taken from the modules that `socket` and `ssl` themselves stand on: those two alone cost as much as all the
+rest (`docs/adr/0017-...`). OpenSSL checks the certificate and the host's name, as there.
+"""
+
+import _socket
+import _ssl
+import os
+import select
+import sys
+import time
+
+from pcm.transport.hardening import harden
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+MAX_ERRAND = 24 * 1024
+MAX_HEAD = 8 * 1024  # status line and headers, all 1xx answers included
+MAX_HOLD_S = 86_400
+TOTAL_S = 20.0  # for everything
+CONNECT_S = 10.0
+TLS_1_2 = 0x0303
+KEEPALIVE_S, KEEPALIVE_EACH_S, KEEPALIVE_TRIES = 120, 30, 4  # a peer that is gone is noticed after four minutes
+_WAKE = b"pcm-wake"
+PARKED = b"parked\n"
+
+
+class Errand:
+    """One glance: where to, what to trust, what to say.
+
+    Attributes:
+        tls: Whether to speak TLS.
+        host: Name or address, ASCII, an IPv6 address without brackets.
+        ca_file: PEM file of authorities; empty: those of the system.
+        question: A whole GET request with If-None-Match, signed; empty: nothing is asked first.
+        parking: A whole GET request for the waiting place; empty: none.
+    """
+
+    def __init__(self, tls: bool, host: str, port: int, ca_file: str, question: bytes, parking: bytes) -> None:
+        self.tls = tls
+        self.host = host
+        self.port = port
+        self.ca_file = ca_file
+        self.question = question
+        self.parking = parking
+
+    def encode(self) -> bytes:
+        """As the process reads it from its standard input."""
+        name, trusted = self.host.encode("ascii"), os.fsencode(self.ca_file)
+        lengths = (len(name), len(trusted), len(self.question), len(self.parking))
+        head = b"errand %d %d %d %d %d %d\n" % (self.tls, self.port, *lengths)
+        return head + name + trusted + self.question + self.parking
+
+
+def parse_errand(data: bytes) -> Errand:
+    """Read what `Errand.encode` wrote.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    head, _, rest = data.partition(b"\n")
+    words = head.split(b" ")
+    if len(data) > MAX_ERRAND or len(words) != 7 or words[0] != b"errand" or not all(map(_is_number, words[1:])):
+        raise ValueError("no errand")
+    tls, port, *lengths = map(int, words[1:])
+    parts = []
+    for length in lengths:
+        parts.append(rest[:length])
+        rest = rest[length:]
+    if rest or [len(part) for part in parts] != lengths or tls > 1 or not 0 < port < 65536:
+        raise ValueError("no errand")
+    name, trusted, question, parking = parts
+    if not name or not (question or parking) or not name.isascii() or b"\0" in name + trusted:
+        raise ValueError("no errand")
+    return Errand(bool(tls), name.decode(), port, os.fsdecode(trusted), question, parking)
+
+
+def _is_number(word: bytes) -> bool:
+    return word.isdigit() and len(word) < 9
+
+
+class Head:
+    """What a glance understands of an answer.
+
+    Attributes:
+        status: 200 to 599.
+        wake_s: For how long the server lets clients wait for changes, in seconds; 0: it does not.
+        stays: Whether the connection may be used for another request.
+        extra: Bytes after the head.
+    """
+
+    def __init__(self, status: int, wake_s: int, stays: bool, extra: bytes) -> None:
+        self.status = status
+        self.wake_s = wake_s
+        self.stays = stays
+        self.extra = extra
+
+
+def parse_head(data: bytes) -> Head | None:
+    """Find a final answer's head at the beginning of what came; None: more has to come.
+
+    Raises:
+        ValueError: it is not HTTP/1.1, or too long.
+    """
+    while True:
+        end = data.find(b"\r\n\r\n", 0, MAX_HEAD)
+        if end < 0:
+            if len(data) >= MAX_HEAD:
+                raise ValueError("too long a head")
+            return None
+        first, *lines = data[:end].split(b"\r\n")
+        version, _, rest = first.partition(b" ")
+        code = rest[:3]
+        if version not in (b"HTTP/1.1", b"HTTP/1.0") or not code.isdigit() or len(code) != 3 or rest[3:4] not in b" ":
+            raise ValueError("not HTTP")
+        status = int(code)
+        if 199 < status < 600:
+            break
+        if not 99 < status < 200 or status == 101:
+            raise ValueError("not HTTP")
+        data = data[end + 4 :]  # an interim answer says nothing
+    wake_s, stays = 0, version == b"HTTP/1.1"
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon or not name or name != name.strip():
+            raise ValueError("not HTTP")
+        name, value = name.lower(), value.strip(b" \t")
+        if name == _WAKE and _is_number(value):
+            wake_s = min(int(value), MAX_HOLD_S)
+        elif name == b"connection" and value.lower() != b"keep-alive":
+            stays = False
+    return Head(status, wake_s, stays, data[end + 4 :])
+
+
+class Connection:
+    """An open connection to a server, in clear or under TLS, everything on it before one deadline.
+
+    Args:
+        sock: Connected.
+        errand: Where to.
+        deadline: Seconds on the monotonic clock.
+
+    Raises:
+        OSError: the server's certificate does not hold (`_ssl.SSLError` is one, too).
+    """
+
+    def __init__(self, sock: _socket.socket, errand: Errand, deadline: float) -> None:
+        self._deadline = deadline
+        self.socket = sock
+        self.receive: Callable[[int], bytes] = sock.recv
+        self.send: Callable[[bytes], int] = sock.send
+        self._pending: Callable[[], int] = lambda: 0
+        if errand.tls:
+            self._begin_tls(errand)
+
+    def _begin_tls(self, errand: Errand) -> None:
+        context = _ssl._SSLContext(_ssl.PROTOCOL_TLS_CLIENT)  # noqa: SLF001 - what `ssl.SSLContext` is made of
+        if not context.check_hostname or context.verify_mode != _ssl.CERT_REQUIRED:
+            raise OSError("TLS would not verify the server")
+        context.minimum_version = TLS_1_2
+        if errand.ca_file:
+            context.load_verify_locations(errand.ca_file, None, None)
+        else:
+            context.set_default_verify_paths()
+        self.socket.settimeout(self._left())
+        wrap: Callable[[_socket.socket, bool, str], Any] = context._wrap_socket  # type: ignore[attr-defined]  # noqa: SLF001
+        tls = wrap(self.socket, False, errand.host)
+        tls.do_handshake()
+        self.receive, self.send, self._pending = tls.read, tls.write, tls.pending
+
+    def ask(self, request: bytes) -> Head:
+        """Send a whole request and read the head of the answer.
+
+        Raises:
+            OSError: the connection broke. ValueError: it is no answer. TimeoutError.
+        """
+        while request:
+            self.socket.settimeout(self._left())
+            request = request[self.send(request) :]
+        data = b""
+        while True:
+            self.socket.settimeout(self._left())
+            more = self.receive(MAX_HEAD)
+            if not more:
+                raise OSError("the server closed the connection")
+            data += more
+            head = parse_head(data)
+            if head is not None:
+                return head
+
+    def is_quiet(self) -> bool:
+        """Whether nothing more has come."""
+        poller = select.poll()
+        poller.register(self.socket, select.POLLIN)
+        return not self._pending() and not poller.poll(0)
+
+    def _left(self) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("no time is left")
+        return left
+
+
+def _connect(host: str, port: int, deadline: float) -> _socket.socket:
+    failure: OSError = OSError("no address")
+    # bytes: a str would go through the codec for international names, which loads 2 MB; addresses are ASCII already
+    for family, kind, protocol, _, address in _socket.getaddrinfo(host.encode("ascii"), port, 0, _socket.SOCK_STREAM):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
+        sock = _socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(left)
+            sock.connect(address)
+            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        except OSError as error:
+            sock.close()
+            failure = error
+        else:
+            return sock
+    raise failure
+
+
+def glance(
+    errand: Errand, deadline: float, say: "Callable[[bytes], None]", give: "Callable[[_socket.socket], None]"
+) -> None:
+    """Do an errand.
+
+    Args:
+        say: Is told `status 304 3600` (the second number: seconds that a client may wait here), or `failed`.
+        give: Is handed a parked connection.
+    """
+    try:
+        sock = _connect(errand.host, errand.port, min(deadline, time.monotonic() + CONNECT_S))
+    except OSError:
+        say(b"failed\n")
+        return
+    try:
+        connection = Connection(sock, errand, deadline)
+        if _may_park(connection, errand, say):
+            _watch_peer(sock)
+            give(sock)
+    except (OSError, ValueError):
+        say(b"failed\n")
+    finally:
+        sock.close()
+
+
+def _may_park(connection: Connection, errand: Errand, say: "Callable[[bytes], None]") -> bool:
+    """Ask the question; then for the waiting place. Whether the connection waits there now."""
+    if errand.question:
+        head = connection.ask(errand.question)
+        say(b"status %d %d\n" % (head.status, head.wake_s))
+        if head.status != 304 or head.extra or not (head.wake_s and head.stays and errand.parking):
+            return False
+    parked = connection.ask(errand.parking)
+    return parked.status == 200 and not parked.extra and connection.is_quiet()
+
+
+def _watch_peer(sock: _socket.socket) -> None:
+    """Have the kernel find out whether the other side is still there."""
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPIDLE, KEEPALIVE_S)
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPINTVL, KEEPALIVE_EACH_S)
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPCNT, KEEPALIVE_TRIES)
+
+
+def main(_arguments: list[str] | None = None) -> int:
+    """Run as a process: the errand on standard input, what came of it on standard output, which is a Unix socket."""
+    errands, answers = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    os.chdir("/")
+    harden()
+    deadline = time.monotonic() + TOTAL_S
+    data = b""
+    while len(data) <= MAX_ERRAND and (more := os.read(errands, MAX_ERRAND)):
+        data += more
+    service = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, answers)
+
+    def give(sock: _socket.socket) -> None:
+        number = sock.fileno().to_bytes(4, sys.byteorder)
+        service.sendmsg([PARKED], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, number)])
+
+    try:
+        glance(parse_errand(data), deadline, service.sendall, give)
+    except (ValueError, OSError):
+        return 1  # whoever asked has gone, or asked nonsense
+    return 0

@@ -1,0 +1,110 @@
+"""What a glance reads from networks and from its errand: bounded, and nothing but an answer or a ValueError."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pcm.transport.glance import MAX_ERRAND, MAX_HEAD, MAX_HOLD_S, Errand, parse_errand, parse_head
+
+PIECES = st.sampled_from(
+    [
+        b"HTTP/1.1 304 Not Modified\r\n", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.0 304\r\n", b"HTTP/2 304 x\r\n",
+        b"\r\n", b"\r\n\r\n", b"pcm-wake: 3600\r\n", b"PCM-Wake:99999999\r\n", b"pcm-wake: -1\r\n", b"connection: close\r\n", b": x\r\n", b" folded\r\n",
+        b"no colon\r\n", b"HTTP/1.1 101 Switching\r\n\r\n", b"HTTP/1.1 999 x\r\n", b"HTTP/1.1 30\r\n", b"\0", b"x" * 3000,
+    ]
+)  # fmt: skip
+
+
+def test_a_head_is_read() -> None:
+    head = parse_head(b"HTTP/1.1 304 Not Modified\r\nETag: x\r\nPcm-Wake:  3600 \r\n\r\nrest")
+    assert head is not None
+    assert (head.status, head.wake_s, head.stays, head.extra) == (304, 3600, True, b"rest")
+
+
+def test_half_a_head_waits_for_the_rest() -> None:
+    whole = b"HTTP/1.1 200 OK\r\nx: y\r\n\r\n"
+    assert all(parse_head(whole[:length]) is None for length in range(len(whole)))
+    assert parse_head(whole) is not None
+
+
+def test_interim_answers_are_passed_over() -> None:
+    head = parse_head(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\npcm-wake: 5\r\n\r\nHTTP/1.1 304 x\r\n\r\n")
+    assert head is not None
+    assert (head.status, head.wake_s) == (304, 0)
+
+
+def test_a_connection_that_closes_is_not_asked_again() -> None:
+    for line in (b"HTTP/1.1 304 x\r\nConnection: close\r\n\r\n", b"HTTP/1.0 304 x\r\n\r\n"):
+        head = parse_head(line)
+        assert head is not None
+        assert not head.stays
+
+
+def test_nobody_makes_it_wait_for_ever() -> None:
+    head = parse_head(b"HTTP/1.1 304 x\r\npcm-wake: 99999999\r\n\r\n")
+    assert head is not None
+    assert head.wake_s == MAX_HOLD_S
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/2 304 x\r\n\r\n", b"HTTP/1.1 3o4 x\r\n\r\n", b"HTTP/1.1 3040\r\n\r\n", b"HTTP/1.1 101 x\r\n\r\n",
+        b"HTTP/1.1 304 x\r\nno colon\r\n\r\n", b"HTTP/1.1 304 x\r\n folded: y\r\n\r\n", b"HTTP/1.1 304 x\r\n: y\r\n\r\n", b"x" * MAX_HEAD,
+    ],
+)  # fmt: skip
+def test_what_is_not_http_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"HTTP|long"):
+        parse_head(data)
+
+
+@given(st.lists(PIECES, max_size=8).map(b"".join) | st.binary(max_size=300))
+def test_any_bytes_are_a_head_or_an_error(data: bytes) -> None:
+    try:
+        head = parse_head(data)
+    except ValueError:
+        return
+    if head is None:
+        assert len(data) < MAX_HEAD + len(b"HTTP/1.1 100 Continue\r\n\r\n") * 8
+    else:
+        assert 200 <= head.status <= 599
+        assert 0 <= head.wake_s <= MAX_HOLD_S
+        assert data.endswith(head.extra)
+
+
+@given(
+    tls=st.booleans(),
+    host=st.from_regex(r"[a-z0-9.:-]{1,60}", fullmatch=True),
+    port=st.integers(1, 65535),
+    ca=st.from_regex(r"(/[a-z]{1,9}){0,3}", fullmatch=True),
+    question=st.binary(max_size=200),
+    parking=st.binary(min_size=1, max_size=200),
+)
+def test_an_errand_arrives_as_it_was_sent(
+    tls: bool, host: str, port: int, ca: str, question: bytes, parking: bytes
+) -> None:
+    read = parse_errand(Errand(tls, host, port, ca, question, parking).encode())
+    assert (read.tls, read.host, read.port, read.ca_file) == (tls, host, port, ca)
+    assert (read.question, read.parking) == (question, parking)
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda data: b"errand 1 443 4 0 3 0\nhost" + data))
+def test_any_errand_is_one_or_is_refused(data: bytes) -> None:
+    try:
+        errand = parse_errand(data)
+    except ValueError:
+        return
+    assert errand.encode() == data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"errand 2 443 1 0 1 0\nhx", b"errand 1 0 1 0 1 0\nhx", b"errand 1 70000 1 0 1 0\nhx", b"errand 1 443 0 0 1 0\nx",
+        b"errand 1 443 1 0 0 0\nh", b"errand 1 443 1 0 1 0\nhxx", b"errand 1 443 1 0 9 0\nhx", b"errand 1 443 1 -1 1 0\nhx",
+        b"errand 1 443 2 0 1 0\nh\0x", b"errand 1 443 1 0 %d 0\nh" % MAX_ERRAND + b"x" * MAX_ERRAND,
+    ],
+)  # fmt: skip
+def test_malformed_errands_are_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="errand"):
+        parse_errand(data)
