@@ -27,7 +27,8 @@ from pcm.service.outlook import BLOCKED, Outlook, clock_problem, local_zone
 from pcm.service.places import Places
 from pcm.service.plan import Plan, Situation
 from pcm.service.records import InstructionRecord
-from pcm.service.sources import LOGON, Network, Servers
+from pcm.service.share_client import ShareClient
+from pcm.service.sources import LOGON, Network, Servers, end_pauses
 from pcm.service.state import State
 from pcm.service.succession import take_over
 from pcm.service.tables import count
@@ -122,6 +123,9 @@ class Check:
 
     def _end_pauses(self) -> None:
         Journal(self._it.state).end_back_off()
+        end_pauses(self._it.state)
+        if isinstance(self._it.network.client, ShareClient):
+            self._it.network.client.end_pauses()
         self._it.state.delete_meta(inbox.SYNC)
 
     def _is_approved(self) -> bool:
@@ -142,7 +146,7 @@ class Check:
 
     def _reconcile(self) -> None:
         open_runs = self._it.state.rows("SELECT 1 FROM runs WHERE finished = 0 LIMIT 1")
-        waiting = self._it.state.rows("SELECT 1 FROM instructions WHERE state = 'restart_pending' LIMIT 1")
+        waiting = self._it.state.rows("SELECT 1 FROM instructions WHERE state IN ('restart_pending', 'running') LIMIT 1")
         if not open_runs and not waiting and not self._has_staged():
             return
         from pcm.service.recovery import reconcile  # noqa: PLC0415 - 40 ms that an idle poll does not need

@@ -142,9 +142,11 @@ def ask_site(
     body = codec.encode(request)
     failures: list[TransferError] = []
     for server in configuration.logon:
-        if parse_location(server).directory is not None:
+        kind = parse_location(server).kind
+        if kind in ("directory", "smb"):
+            what = "a directory" if kind == "directory" else "a share"
             failures.append(
-                TransferError(f"{server} is a directory, which cannot enrol anybody", code="transfer.unreachable")
+                TransferError(f"{server} is {what}, which cannot enrol anybody", code="transfer.unreachable")
             )
             continue
         try:

@@ -210,18 +210,20 @@ class Outbox:
         """Send what waits, oldest first, to the first logon server that takes it.
 
         A directory cannot acknowledge: the report is left in its drop folder, and waits here until the site says in its
-        instructions that it has it.
+        instructions that it has it. A share is only read, and is not asked.
 
         Raises:
             StoreError: this disk.
         """
         acknowledged = 0
+        if not any(map(takes_reports, servers.names)):
+            return Sent(0, self.waiting(), _nobody_takes())
         for seq, envelope in self._state.rows(
             "SELECT seq, envelope FROM outbox WHERE acknowledged IS NULL ORDER BY seq"
         ):
             offer = functools.partial(self._send_to, network, seq, envelope)
             try:
-                taken, _ = servers.ask(offer, clock(), network.chance)
+                taken, _ = servers.ask(offer, clock(), network.chance, takes_reports)
             except TransferError as error:
                 return Sent(acknowledged, self.waiting(), error)
             except RequestError as error:  # the site says that this report itself is wrong: it is kept, and told once
@@ -265,6 +267,19 @@ class Outbox:
         except RequestError as error:
             raise TransferError(f"{server} answered report {seq} with nonsense: {error.message}") from None
         return parsed.acknowledged
+
+
+def takes_reports(server: str) -> bool:
+    """Whether reports go there: to web servers and directories, not to shares, which the account may only read."""
+    return parse_location(server).kind != "smb"
+
+
+def _nobody_takes() -> TransferError:
+    return TransferError(
+        "Reports wait here: the logon servers that are configured are shares, which are only read. Name an https logon server "
+        "too.",
+        code="transfer.read_only",
+    )
 
 
 def open_servers(state: State, ordered: tuple[str, ...], configuration: ClientConfiguration) -> Servers:

@@ -55,6 +55,16 @@ class Places(NamedTuple):
         return self.config / "authority.pem"
 
     @property
+    def account(self) -> Path:
+        """The account that reads shares, if the administrator gave one."""
+        return self.config / "account.json"
+
+    @property
+    def account_rest(self) -> Path:
+        """What a domain or file server said when it last refused that account, and until when it is left in peace."""
+        return self.state / "account-rest.json"
+
+    @property
     def identity(self) -> Path:
         """This client's private key."""
         return self.state / "identity.pem"
@@ -153,7 +163,7 @@ def _refuse_links(places: Places) -> None:
 def find_problems(places: Places, machine: Machine) -> list[Problem]:
     """Name each way in which somebody other than an administrator could change the service: folders, key, own program."""
     paths = [places.config, places.state, places.runtime]
-    pinned = (places.configuration, places.instructions_root, places.packages_root, places.authority)
+    pinned = (places.configuration, places.instructions_root, places.packages_root, places.authority, places.account)
     files = (*pinned, places.identity, places.new_identity, places.database)
     folders = (places.metadata, places.store, places.staging, places.runs)
     paths += [path for path in (*files, *folders) if os.path.lexists(path)]

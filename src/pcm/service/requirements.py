@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 from pcm.model.errors import PcmError, TrustError
 from pcm.protocol.enrolment import ClientConfiguration
 from pcm.protocol.local import Requirement
+from pcm.service.account import load_account
 from pcm.service.configuration import load_configuration
 from pcm.service.enrolment import check_root
 from pcm.service.identity import Identity, load_identity
@@ -20,6 +21,7 @@ from pcm.service.inbox import read_header, read_root
 from pcm.service.machine.interface import Machine
 from pcm.service.outlook import clock_problem
 from pcm.service.places import Places, find_problems
+from pcm.service.share_client import ShareClient
 from pcm.service.sources import MAX_TIMESTAMP, Network
 from pcm.service.state import State
 from pcm.service.transfer_start import TransferStart, transfer_settings
@@ -137,10 +139,12 @@ def _servers(
     if isinstance(start, PcmError):
         yield _no("network side", start, "name another transfer_account in the kit and enrol again; or see the message")
         return
-    client = TransferClient(start, transfer_settings(configuration))
+    client = ShareClient(start, transfer_settings(configuration), places, clock)
     network = Network(client, identity, clock)
     try:
         yield _network_side(client, machine)
+        if any(server.startswith("smb:") for server in (*logon, *distribution)) or places.account.exists():
+            yield _account(places)
         yield _any_answers(
             "logon server",
             logon,
@@ -180,9 +184,17 @@ def _network_side(client: TransferClient, machine: Machine) -> Requirement:
     )
 
 
+def _account(places: Places) -> Requirement:
+    """The account for shares, as its files are; whether servers take it is told under their own names."""
+    account = _try(lambda: load_account(places))
+    if isinstance(account, PcmError):
+        return _no("account for shares", account, "see docs/smb.md; what it names is read again at each check")
+    return Requirement("account for shares", True, account.describe())
+
+
 def _any_answers(name: str, servers: tuple[str, ...], ask: Callable[[str], object], does: str) -> Requirement:
     failures: list[str] = []
-    refused = False
+    refused, shares = False, all(server.startswith("smb:") for server in servers)
     for server in servers:
         answer = _try(functools.partial(ask, server))
         if not isinstance(answer, PcmError):
@@ -191,7 +203,9 @@ def _any_answers(name: str, servers: tuple[str, ...], ask: Callable[[str], objec
         refused = refused or answer.code == "transfer.refused"
         failures.append(answer.message)
     remedy = (
-        "an administrator may still have to approve this client (pcm client approve), or the clock is wrong"
+        "give the account what the message names; pcmsvc once then tries again"
+        if shares
+        else "an administrator may still have to approve this client (pcm client approve), or the clock is wrong"
         if refused
         else "check the network, the address, and that the server runs"
     )

@@ -109,7 +109,7 @@ class Network:
         return fetch
 
     def send(self, request: Request) -> Response:
-        """Send a request to a logon server, signed unless it is a directory.
+        """Send a request to a logon server, signed unless it is a directory or a share.
 
         Raises:
             TransferError: as `TransferClient.fetch`. A refusal (401, 403) says so if clocks differ, the commonest reason.
@@ -123,12 +123,12 @@ class Network:
         raise TransferError(f"{request.url} answered with status {response.status}{reason}.{hint}", code=code)
 
     def exchange(self, request: Request) -> Response:
-        """Send a request to a logon server, signed unless it is a directory, and return whatever status it answers.
+        """Send a request to a logon server, signed unless it is a directory or a share, and return whatever status it answers.
 
         Raises:
             TransferError: as `TransferClient.exchange`.
         """
-        if not request.url.startswith("file:"):
+        if request.url.startswith("http"):
             body = request.body if request.method == "POST" else None
             proof = sign_request(
                 request.method, request.url, body, self._identity.key, self._identity.client_id, self._clock()
@@ -183,15 +183,23 @@ class Servers:
         self.health = {name: known for name, known in self.health.items() if not known.refused}
 
     def ask(
-        self, question: Callable[[str], _Result], now: datetime, chance: random.Random
+        self,
+        question: Callable[[str], _Result],
+        now: datetime,
+        chance: random.Random,
+        among: Callable[[str], bool] = bool,
     ) -> tuple[_Result, list[Attempt]]:
         """Ask one after the other until one answers; what was learnt is kept either way.
+
+        Args:
+            among: Which servers the question is for; all, if nothing is said.
 
         Raises:
             TransferError: none answered.
         """
         try:
-            return try_each(self.choices(now, chance), question, self.health, now, chance)
+            choices = [choice for choice in self.choices(now, chance) if among(choice.server)]
+            return try_each(choices, question, self.health, now, chance)
         finally:
             self._keep()
 
@@ -200,6 +208,15 @@ class Servers:
         text = msgspec.json.encode(_quantised(known, _read_health(self._state.meta(self._key)))).decode()
         if text != self._state.meta(self._key):
             self._state.set_meta(self._key, text, durable=False)
+
+
+def end_pauses(state: State) -> None:
+    """An administrator has asked for a fresh try: servers of both kinds that refused this client are asked again."""
+    for kind in (LOGON, DISTRIBUTION):
+        health = _read_health(state.meta(f"servers.{kind}"))
+        kept = {name: known for name, known in health.items() if not known.refused}
+        if kept != health:
+            state.set_meta(f"servers.{kind}", msgspec.json.encode(kept).decode(), durable=False)
 
 
 def _quantised(health: Mapping[str, Health], stored: Mapping[str, Health]) -> _Health:

@@ -41,6 +41,8 @@ UNREACHABLE = 5
 ALREADY_RUNNING = 6
 CHECK_NOW = 75
 AFTER_TROUBLE_S = 300
+# of this client's key, or of the account that reads shares
+REFUSALS = ("transfer.refused", "transfer.password_expired")
 EARLIEST = datetime(1971, 1, 2, tzinfo=UTC)
 
 
@@ -64,7 +66,8 @@ def exit_code_of(error: PcmError | None) -> int:
     if error.code in ("not_allowed", "machine.rights"):
         return NOT_ALLOWED
     if error.code.startswith("transfer.") or error.code == "local.unreachable":
-        return NOT_ALLOWED if error.code == "transfer.refused" else UNREACHABLE
+        refused = error.code in REFUSALS or error.code.startswith(("transfer.account_", "transfer.no_account"))
+        return NOT_ALLOWED if refused else UNREACHABLE
     return FAILED
 
 
@@ -84,12 +87,13 @@ def equip(places: Places, say: Callable[[str], None], stopping: Callable[[], boo
         try:
             from pcm.service.check import Equipment  # noqa: PLC0415
             from pcm.service.identity import load_identity  # noqa: PLC0415
+            from pcm.service.share_client import ShareClient  # noqa: PLC0415
             from pcm.service.sources import Network  # noqa: PLC0415
             from pcm.service.state import State  # noqa: PLC0415
-            from pcm.transport.client import TransferClient  # noqa: PLC0415
 
             identity = load_identity(places.identity)
-            network = Network(TransferClient(start, transfer_settings(configuration)), identity, utc_now)
+            client = ShareClient(start, transfer_settings(configuration), places, utc_now)
+            network = Network(client, identity, utc_now)
             try:
                 with State.open(places.state, utc_now()) as state:
                     yield Equipment(places, machine, configuration, identity, state, network, utc_now, say, stopping)

@@ -102,7 +102,7 @@ def check(configuration: SiteConfiguration) -> SiteConfiguration:
         RequestError: `request.name`, `request.location`, `request.configuration`.
     """
     check_name("site", configuration.name)
-    if parse_location(configuration.url).kind == "directory":
+    if parse_location(configuration.url).kind not in ("http", "https"):
         raise RequestError("url: the site's own address begins with http:// or https://.", code="request.configuration")
     configuration.address()
     for listed in (configuration.logon, configuration.distribution):

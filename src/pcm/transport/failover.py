@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import NamedTuple, TypeVar
 
 from pcm.model.errors import TransferError
+from pcm.transport.framing import ACCOUNT_REFUSALS
 from pcm.transport.health import Choice, Health, record_failure, record_success
 
 Result = TypeVar("Result")
@@ -46,8 +47,8 @@ def try_each(
         What `ask` returned, and each attempt up to it.
 
     Raises:
-        TransferError: nobody answered; the code of the last server that was tried (`transfer.refused` if any refused), all
-            of them in the message.
+        TransferError: nobody answered; the code of the last server that was tried (of the first that refused, if any), all of
+            them in the message.
     """
     attempts: list[Attempt] = []
     for choice in choices:
@@ -72,7 +73,7 @@ def _nobody(attempts: Sequence[Attempt]) -> TransferError:
     if not attempts:
         return TransferError("No server is configured.", code="transfer.unreachable")
     codes = [attempt.code for attempt in attempts]
-    code = "transfer.refused" if "transfer.refused" in codes else codes[-1]
+    code = next((code for code in codes if code == "transfer.refused" or code in ACCOUNT_REFUSALS), codes[-1])
     told = "; ".join(_named(attempt) for attempt in attempts)
     return TransferError(
         (told if len(attempts) == 1 else f"None of {len(attempts)} servers helped. {told}")[:2000], code=code

@@ -27,6 +27,7 @@ MAX_ANSWER_LINE = 8 * 1024  # head and trailer lines
 MAX_BODY = 16 * 1024 * 1024  # a request's body: reports and enrolments
 MAX_FRAME = 1024 * 1024
 MAX_URL = 8 * 1024
+MAX_LOGIN = 8 * 1024  # characters of an account with its password or keys
 MAX_MESSAGE = 400  # characters of an error message that travels
 KEPT_HEADERS = frozenset(
     ("content-length", "content-range", "content-type", "date", "etag", "last-modified", "location", "retry-after")
@@ -48,20 +49,45 @@ CODES: Mapping[str, Retry] = MappingProxyType(
         "transfer.redirected": Retry.ELSEWHERE,
         "transfer.server_error": Retry.ELSEWHERE,
         "transfer.protocol": Retry.ELSEWHERE,
+        # of file servers, and of the account that reads them
+        "transfer.no_smb": Retry.ELSEWHERE,
+        "transfer.insecure": Retry.ELSEWHERE,
+        "transfer.server_unknown": Retry.ELSEWHERE,
+        "transfer.kdc_unreachable": Retry.LATER,
+        "transfer.clock_skew": Retry.LATER,
+        "transfer.no_account": Retry.LATER,
+        "transfer.account_refused": Retry.LATER,
+        "transfer.account_locked": Retry.LATER,
+        "transfer.account_disabled": Retry.LATER,
+        "transfer.account_expired": Retry.LATER,
+        "transfer.account_restricted": Retry.LATER,
+        "transfer.password_expired": Retry.LATER,
     }
+)
+
+# The domain or a server does not take the account: every further attempt with it may lock it (KB Q184858)
+ACCOUNT_REFUSALS = frozenset(
+    (
+        "transfer.account_refused",
+        "transfer.account_locked",
+        "transfer.account_disabled",
+        "transfer.account_expired",
+        "transfer.account_restricted",
+        "transfer.password_expired",
+    )
 )
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT"))
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}\Z")  # RFC 9110, section 5.6.2
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]{0,4096}\Z")
-_URL = re.compile(r"(?:https?|file)://[\x21-\x7e]+\Z")
+_URL = re.compile(r"(?:https?|file|smb)://[\x21-\x7e]+\Z")
 
 
 class Request(NamedTuple):
     """One question to a server, with every limit that its answer must keep.
 
     Attributes:
-        url: `http://`, `https://` or `file:///`, ASCII, already quoted (see `locations.Location.join`).
+        url: `http://`, `https://`, `smb://` or `file:///`, ASCII, already quoted (see `locations.Location.join`).
         headers: Names to values; signing headers go here.
         body: Sent with POST and PUT, at most 16 MiB.
         max_bytes: Largest answer body in bytes as it travels.
@@ -71,6 +97,7 @@ class Request(NamedTuple):
         offset: Resume here: asks for the range that starts at this byte. Status 200 instead of 206 means 'from the start'.
         decode: 'zstd': one zstd frame is decoded on the unprivileged side.
         max_decoded_bytes: Largest decoded body in bytes; counts only with `decode`.
+        account: For `smb://` alone: the account to log on with (`smb_account.encode_login`). A secret.
     """
 
     url: str
@@ -85,6 +112,7 @@ class Request(NamedTuple):
     offset: int = 0
     decode: str | None = None
     max_decoded_bytes: int = 0
+    account: str | None = None
 
 
 class Settings(NamedTuple):
@@ -232,6 +260,8 @@ def _fault(request: Request) -> str | None:
         "the body": isinstance(request.body, bytes) and len(request.body) <= MAX_BODY,
         "a time limit": all(map(_is_time, times)),
         "a size limit": all(map(_is_count, counts)),
+        "the account": request.account is None
+        or (isinstance(request.account, str) and request.url.startswith("smb:") and len(request.account) <= MAX_LOGIN),
         "the encoding": request.decode is None or (request.decode == "zstd" and request.offset == 0),
     }
     return next((name for name, holds in checks.items() if not holds), None)

@@ -8,7 +8,7 @@ decision trace (`pcmsvc why`) shows it:
     2. servers that were measured, quickest first
     3. servers not known yet, shuffled
     4. servers that failed lately, the soonest due first: a last resort
-    5. servers that refused this client's key, only when their (slow) retry is due (KB Q230242)
+    5. servers that refused this client's key, or its account the files, only when their (slow) retry is due (KB Q230242)
 """
 
 import random
@@ -87,8 +87,8 @@ def order(
         *(Choice(name, True, f"preferred, number {first.index(name) + 1}") for name in first if name in ready),
         *(Choice(name, True, f"answers in {(known[name].latency_s or 0.0) * 1000:.0f} ms") for name in measured),
         *(Choice(name, True, "not measured yet, in random order") for name in unknown),
-        *(Choice(name, True, f"last resort: {_failure(known[name])}") for name in failed),
-        *(Choice(name, False, f"not asked: {_failure(known[name])}") for name in refused),
+        *(Choice(name, True, f"last resort: {_failure(name, known[name])}") for name in failed),
+        *(Choice(name, False, f"not asked: {_failure(name, known[name])}") for name in refused),
     ]
 
 
@@ -97,10 +97,11 @@ def _waits(health: Health, now: datetime) -> bool:
     return health.due is not None and now < health.due <= now + timedelta(seconds=REFUSED_PAUSE_S * _SPREAD)
 
 
-def _failure(health: Health) -> str:
+def _failure(server: str, health: Health) -> str:
     times = "once" if health.failures == 1 else f"{health.failures} times in a row"
     until = f", rests until {health.due:%Y-%m-%dT%H:%M:%SZ}" if health.due else ""
-    what = "refused this client's key" if health.refused else f"failed {times} ({health.code})"
+    whom = "the account that reads it" if server.startswith("smb:") else "this client's key"
+    what = f"refused {whom}" if health.refused else f"failed {times} ({health.code})"
     return what + until
 
 

@@ -1,8 +1,8 @@
 """Where servers are: addresses as administrators write them, and safe joining of paths below them.
 
 Serves steps 2, 5, 6, 8 and 12: configuration and instructions name logon and distribution servers by these. Pure: it looks
-nothing up and opens nothing. An address is `https://host[:port][/prefix]`, `http://...`, `file:///directory`, or a plain
-absolute directory; the layout below it is the same for all.
+nothing up and opens nothing. An address is `https://host[:port][/prefix]`, `http://...`, `smb://server[:port]/share[/folder]`,
+`file:///directory`, or a plain absolute directory; the layout below it is the same for all.
 """
 
 import posixpath
@@ -13,6 +13,7 @@ from typing import NamedTuple
 from pcm.model.errors import RequestError
 
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9.])?|\[[0-9A-Fa-f:.]+\])\Z")
+_SCHEMES = {"http": "80", "https": "443", "smb": "445", "file": ""}
 _PART = re.compile(r"[^\x00-\x1f\x7f]{1,4096}\Z")
 
 
@@ -21,7 +22,7 @@ class Location(NamedTuple):
 
     Attributes:
         url: Normal form, quoted, without a slash at the end; `file:///...` for directories.
-        kind: 'http', 'https' or 'directory'.
+        kind: 'http', 'https', 'smb' or 'directory'.
     """
 
     url: str
@@ -61,8 +62,10 @@ def parse_location(text: str) -> Location:
         parts = urllib.parse.urlsplit(text) if text.isascii() and text.isprintable() and " " not in text else None
     except ValueError:  # a bracket that closes nothing
         parts = None
-    if parts is None or parts.scheme not in ("http", "https", "file"):
-        raise _wrong(text, "it does not begin with https://, http://, file:/// or /")
+    if parts is None or parts.scheme not in _SCHEMES:
+        if text.startswith("\\\\"):
+            raise _wrong(text, f"a share is written smb:{text.replace(chr(92), '/')}")
+        raise _wrong(text, "it does not begin with https://, http://, smb://, file:/// or /")
     if parts.query or parts.fragment or "?" in text or "#" in text:
         raise _wrong(text, "it has a query or a fragment")
     if parts.scheme == "file":
@@ -82,7 +85,8 @@ def _directory(text: str, path: str) -> Location:
 def _web(text: str, parts: urllib.parse.SplitResult) -> Location:
     host, _, port = parts.netloc.rpartition(":") if re.search(r":\d*\Z", parts.netloc) else (parts.netloc, "", "")
     if "@" in parts.netloc:
-        raise _wrong(text, "names and passwords do not belong into an address; clients prove who they are by their key")
+        own = "their account's own file" if parts.scheme == "smb" else "their key"
+        raise _wrong(text, f"names and passwords do not belong into an address; clients prove who they are by {own}")
     if not _HOST.match(host):
         raise _wrong(text, "its host name is missing or malformed")
     if ":" in parts.netloc.removeprefix(host) and not (port.isdigit() and 0 < int(port) < 65536):
@@ -93,7 +97,9 @@ def _web(text: str, parts: urllib.parse.SplitResult) -> Location:
         or re.search(r"%(?![0-9A-Fa-f]{2})|\\", parts.path)
     ):
         raise _wrong(text, "its path has '.', '..', an empty part, or a malformed %")
-    default = {"http": "80", "https": "443"}[parts.scheme]
+    if parts.scheme == "smb" and not parts.path.strip("/"):
+        raise _wrong(text, "it names no share: smb://server/share/folder")
+    default = _SCHEMES[parts.scheme]
     authority = host.lower() if port in ("", default) else f"{host.lower()}:{int(port)}"
     return Location(f"{parts.scheme}://{authority}{parts.path.rstrip('/')}", parts.scheme)
 

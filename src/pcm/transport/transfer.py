@@ -2,9 +2,10 @@
 
 Serves steps 6 (instructions), 8 (content) and 12 (status reports): started by `service.machine` under an account of its own
 as `python -I -m pcm.transport.transfer`, it reads requests from standard input and answers on standard output (see
-`framing`), one at a time, until its input ends. It alone parses HTTP, TLS and zstd; so a fault there is a fault in a process
-that may not write files, start programs or read anything of the service's. It holds no key, verifies no signature and
-decides nothing. It imports only the standard library, and zstandard when first asked to decode.
+`framing`), one at a time, until its input ends. It alone parses HTTP, TLS, SMB and zstd; so a fault there is a fault in a process
+that may not write files, start programs or read anything of the service's. It has no key of the client's, verifies no signature
+and decides nothing. It imports only the standard library, zstandard when first asked to decode, and `smb` at the first share; an
+account for shares it has from the question that brings it to its own end.
 
 The service imports this module before it gives up its rights in the child. Where the account without rights could not read
 the interpreter's libraries, everything that is usually imported on demand is imported here and then.
@@ -32,6 +33,7 @@ from pcm.transport.framing import (
     transfer_error,
 )
 from pcm.transport.pace import Pace
+from pcm.transport.smb_door import SharesDoor
 from pcm.transport.web import Answer, Web
 
 PIECE = 128 * 1024  # bytes in a frame
@@ -51,7 +53,7 @@ def serve(asks: BinaryIO, answer: Callable[[bytes], None], hardened: list[str]) 
     first = asks.readline(MAX_ASK_LINE + 1)
     if not first:
         return
-    web = Web(parse_settings(first))
+    web, shares = Web(parse_settings(first)), SharesDoor()
     answer(encode_hello(hardened))
     try:
         while line := asks.readline(MAX_ASK_LINE + 1):
@@ -59,14 +61,15 @@ def serve(asks: BinaryIO, answer: Callable[[bytes], None], hardened: list[str]) 
             body = asks.read(body_length)
             if len(body) != body_length:
                 raise transfer_error("transfer.protocol", "The body of a request ended early.")
-            _exchange(web, request_id, request._replace(body=body), answer)
+            _exchange(web, shares, request_id, request._replace(body=body), answer)
     finally:
         web.close()
+        shares.close()
 
 
-def _exchange(web: Web, request_id: int, request: Request, answer: Callable[[bytes], None]) -> None:
+def _exchange(web: Web, shares: SharesDoor, request_id: int, request: Request, answer: Callable[[bytes], None]) -> None:
     try:
-        opened = _open(web, request)
+        opened = _open(web, shares, request)
     except TransferError as error:
         answer(encode_end(request_id, error))
         return
@@ -78,9 +81,11 @@ def _exchange(web: Web, request_id: int, request: Request, answer: Callable[[byt
     answer(bytes(4) + encode_end(request_id, failure))
 
 
-def _open(web: Web, request: Request) -> Answer:
+def _open(web: Web, shares: SharesDoor, request: Request) -> Answer:
     if request.url.startswith("file:"):
         opened: Answer = open_file(request)
+    elif request.url.startswith("smb:"):
+        opened = shares.open(request, Pace(request, time.monotonic()))
     else:
         opened = web.open(request, Pace(request, time.monotonic()))
     if request.decode is not None and opened.head.status == 200:

@@ -50,6 +50,7 @@ requests = st.builds(
     min_rate=st.integers(0, 1 << 30),
     decode=st.none() | st.just("zstd"),
     max_decoded_bytes=st.integers(0, 1 << 50),
+    account=st.none(),
 )
 
 
