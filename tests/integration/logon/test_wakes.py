@@ -156,7 +156,7 @@ def test_a_place_is_free_again_when_the_client_has_gone(server: Server) -> None:
 
 
 def test_nobody_waits_in_anothers_place_nor_unsigned(server: Server) -> None:
-    poll = server.request(f"clients/{ID}/timestamp.json", **{"If-None-Match": f'"{server.etag()}"'})
+    poll = server.request(f"clients/{ID}/timestamp.json", etag=server.etag())
     forged = server.request(f"clients/{ID}/wake?known=0", OTHER, OTHER_ID)
     unsigned = b"GET /logon/clients/%s/wake?known=0 HTTP/1.1\r\nHost: x\r\n\r\n" % ID.encode()
     for parking in (forged, unsigned):
