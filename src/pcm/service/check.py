@@ -15,7 +15,7 @@ from pcm.model.instruction import Instruction
 from pcm.model.package import PackageFile
 from pcm.model.program import Program
 from pcm.protocol.enrolment import ClientConfiguration
-from pcm.service import inbox
+from pcm.service import inbox, transfer_progress
 from pcm.service.catalogue import Catalogue, read_kept_policy
 from pcm.service.facts import AGENT_VERSION, read_facts
 from pcm.service.identity import Identity
@@ -32,6 +32,7 @@ from pcm.service.sources import LOGON, Network, Servers, end_pauses
 from pcm.service.state import State
 from pcm.service.succession import take_over
 from pcm.service.tables import count
+from pcm.service.transfer_progress import TransferProgress
 
 if TYPE_CHECKING:
     from pcm.service.work import Context
@@ -103,6 +104,7 @@ class Check:
         if going_down is not None:
             it.say("This computer is restarting: nothing new begins.")
             return Checked(going_down, None, Sent(0, 0))
+        transfer_progress.forget(it.places.runtime)
         self._reconcile()  # check 1, its second half
         if take_over(it.state, it.identity.client_id):
             it.say("This computer has a new key: the orders and reports of the old one are forgotten.")
@@ -266,9 +268,18 @@ class Check:
         it = self._it
         servers = self._catalogue.servers()
         names = [choice.server for choice in servers.choices(it.clock(), it.network.chance) if choice.usable]
-        brought = bring(
-            files, ClientStore(it.places.store), names, object_fetch(it.network.client), staging_bytes=staging_bytes
-        )
+        progress = TransferProgress(it.places.runtime, files)
+        try:
+            brought = bring(
+                files,
+                ClientStore(it.places.store),
+                names,
+                object_fetch(it.network.client),
+                staging_bytes=staging_bytes,
+                on_progress=progress,
+            )
+        finally:
+            progress.end()
         for complaint in brought.complaints:
             it.state.refuse(complaint.code, it.clock(), complaint.message[:1000], complaint.source)
         it.say(f"{count(brought.files, 'file')} brought, {count(brought.bytes, 'byte')}.")

@@ -16,6 +16,8 @@ from pcm.service.history import History
 from pcm.service.inbox import INSTRUCTIONS, PACKAGES_DUE, VALID_UNTIL, read_header
 from pcm.service.journal import Journal
 from pcm.service.machine.interface import Machine
+from pcm.service.pausing import CODE as PAUSE_CODE
+from pcm.service.pausing import read_pause
 from pcm.service.plan import Hold, Plan, Presence, Situation
 from pcm.service.planner import plan
 from pcm.service.planner_case import SETTLED
@@ -72,10 +74,13 @@ class Outlook:
         )
 
     def find_hold(self, now: datetime) -> Hold | None:
-        """Why nothing may start at all: check 2 (clock), check 13 (expired signatures), or what the last refresh said."""
+        """Why nothing may start at all: check 2 (clock), a pause, check 13 (expired signatures), or the last refresh."""
         problem = clock_problem(self._state, now)
         if problem is not None:
             return problem
+        pause = read_pause(self._state, now)
+        if pause is not None:
+            return Hold(PAUSE_CODE, pause.reason(), pause.until)
         until = self._state.meta(VALID_UNTIL)
         if not until:
             return Hold("wait.source", "No verified instructions have come yet.")

@@ -160,10 +160,14 @@ class Approved(msgspec.Struct, frozen=True):
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """A reason why nothing new starts on this client at all: paused, or a clock that cannot be right."""
+    """A reason why nothing new starts on this client at all: paused, or a clock that cannot be right.
+
+    `until`: when it ends by itself, if it does.
+    """
 
     code: str
     reason: str
+    until: datetime | None = None
 
 
 class Situation(msgspec.Struct, frozen=True, kw_only=True):

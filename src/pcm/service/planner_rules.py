@@ -138,7 +138,7 @@ def hold(_case: Case, desk: Desk) -> Finding:
     """Nothing keeps this whole client from starting programs."""
     stop = desk.situation.hold
     if stop is not None:
-        return _wait("hold", stop.reason, stop.code, None)
+        return _wait("hold", stop.reason, stop.code, stop.until)
     return _yes(desk, "hold", "This client may start programs.")
 
 
