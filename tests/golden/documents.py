@@ -103,7 +103,11 @@ INSTRUCTIONS = instructions.Instructions(
     min_client_version="0.1.0",
     package_repository_min=instructions.RepositoryFloor(root=2, timestamp=30, snapshot=12),
     poll_after_s=900,
-    windows=(Window(("sat", "sun"), "22:00", 240), Window(("wed",), "01:30", 60, "utc")),
+    windows=(
+        Window(days=("sat", "sun"), start="22:00", minutes=240),
+        Window(days=("wed",), start="01:30", minutes=60, clock="utc"),
+        Window(rule="FREQ=MONTHLY;BYDAY=2TU", start="20:00", minutes=180),
+    ),
     servers=instructions.Servers(
         ("https://logon.example/logon",), ("https://dist.example/distribution", "/srv/mirror")
     ),

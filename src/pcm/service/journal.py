@@ -16,7 +16,7 @@ from pcm.model.instruction import Instruction
 from pcm.protocol import codec
 from pcm.protocol.report import Outcome, RunResult
 from pcm.service.journal_rows import SELECT_RECORDS, read_outcome, read_record, read_user_run
-from pcm.service.plan import Action, Line, Plan
+from pcm.service.plan import Line, Plan
 from pcm.service.records import InstructionRecord, UserRun, to_text, to_text_or_none
 from pcm.service.state import State
 
@@ -175,7 +175,7 @@ class Journal:
                     record.id,
                 ),
             )
-            if news and change.state not in _UNREPORTED:
+            if news and (change.state not in _UNREPORTED or change.result is not None):
                 connection.execute(
                     "INSERT INTO outcomes (body) VALUES (?)", (codec.encode(_outcome(record, change, now)),)
                 )
