@@ -91,7 +91,7 @@ def find_restarting(state: State, records: Iterable[InstructionRecord]) -> froze
 def read_standing(state: State, row: Row | None, terms: Terms, boot_id: str) -> Standing:
     """What was said about the restart so far, and how often it was tried since the last program asked."""
     tried = state.rows(
-        "SELECT ended FROM restarts WHERE boot_id = ? AND outcome = ? AND ended >= ? ORDER BY ended",
+        "SELECT ended FROM restarts WHERE boot_id = ? AND outcome = ? AND begun >= ? ORDER BY ended",
         (boot_id, NOT_HAPPENED, to_text(terms.asked)),
     )
     seq, *told = state.meta(TOLD).split()[:1000] or [""]
@@ -152,12 +152,12 @@ def take_back(state: State, row: Row, reason: str) -> None:
         )
 
 
-def end(state: State, row: Row, outcome: str, now: datetime) -> None:
-    """Close the row for good. The last try that came to nothing is told to the site."""
+def end(state: State, row: Row, outcome: str, now: datetime, why: str = "") -> None:
+    """Close the row for good. The last try that came to nothing is told to the site, with `why` if that is known."""
     with state.transaction() as connection:
         connection.execute(
-            "UPDATE restarts SET ended = ?, outcome = ? WHERE seq = ? AND ended IS NULL",
-            (to_text(now), outcome, row.seq),
+            "UPDATE restarts SET ended = ?, outcome = ?, reason = ? WHERE seq = ? AND ended IS NULL",
+            (to_text(now), outcome, (why or row.reason)[:1000], row.seq),
         )
         state.delete_meta(TOLD)
         if outcome != NOT_HAPPENED:
@@ -166,9 +166,9 @@ def end(state: State, row: Row, outcome: str, now: datetime) -> None:
         if terms is not None and read_standing(state, None, terms, row.boot_id).tries == MOST_TRIES:
             text = (
                 f"{terms.who()}. The computer was asked to restart {MOST_TRIES} times and did not; the service does not "
-                f"try again by itself. Last: {row.reason}"
+                f"try again by itself. {why}"
             )
-            state.refuse(FAILED, now, text[:1000], "this computer")
+            state.refuse(FAILED, now, text.strip()[:1000], "this computer")
 
 
 def settle(state: State, boot_id: str, now: datetime) -> str:

@@ -99,8 +99,7 @@ def _restart(desk: Desk, row: Row, decision: Decision, now: datetime) -> datetim
         if error.code == INHIBITED:
             take_back(desk.state, row, f"{decision.reason} {error.message}")
             return now + RETRY
-        take_back(desk.state, row, f"{decision.reason} {error.message}")
-        end(desk.state, row, NOT_HAPPENED, desk.clock())
+        end(desk.state, row, NOT_HAPPENED, desk.clock(), error.message)
         return now + LOOK_AGAIN
     faults.reach("restart.asked")
     desk.say(f"restart: {decision.reason} This computer restarts now.")
