@@ -51,7 +51,8 @@ MOVES: dict[State, frozenset[State]] = {
     _S.DEFERRED: (_UNDONE - {_S.OFFERED, _S.DEFERRED}) | {_S.RUNNING} | _AFTER_RUNNING | _WITHOUT_RUNNING,
     # Once it runs, only its own end can follow: withdrawing or expiring does not undo a running program.
     _S.RUNNING: _AFTER_RUNNING | {_S.WAITING},
-    _S.RESTART_PENDING: frozenset({_S.SUCCEEDED, _S.FAILED, _S.UNKNOWN}),
+    # after the restart it may turn out to be unhealthy, and return to the last good version
+    _S.RESTART_PENDING: frozenset({_S.SUCCEEDED, _S.FAILED, _S.UNKNOWN, _S.RUNNING}),
     _S.UNKNOWN: frozenset({_S.SUCCEEDED, _S.FAILED, _S.WAITING, _S.RUNNING, _S.WITHDRAWN, _S.EXPIRED, _S.CANCELLED}),
     # A failure may be tried again, by the retry rule or a new generation; a success only by a new generation.
     _S.FAILED: frozenset(

@@ -103,8 +103,30 @@ def _check_program(package: Package, name: str, program: Program, paths: set[str
             raise RequestError(
                 f"program {name}: working directory {folder!r} is no folder of the package.", code="request.package"
             )
-    if program.rollback_to is not None and program.rollback_to not in package.programs:
+    check_return(package, name, program)
+
+
+def check_return(package: Package, name: str, program: Program) -> None:
+    """Check that the program which returns to the last good version needs nothing that the order of `program` did not have.
+
+    Raises:
+        RequestError: `request.package`.
+    """
+    if program.rollback_to is None:
+        return
+    back = package.programs.get(program.rollback_to)
+    problem = ""
+    if back is None:
+        problem = "is no program of the package"
+    elif back is program:
+        problem = "is the same program"
+    elif back.rollback_to is not None:
+        problem = "names a rollback_to itself; a return is never undone"
+    elif back.approvals > program.approvals:
+        problem = f"wants {back.approvals} approvals, more than the {program.approvals} that are asked for before"
+    elif "each_user" in {program.run_as, back.run_as} or back.run_as not in {"system", program.run_as}:
+        problem = f"runs as {back.run_as}, and this one as {program.run_as}; only 'system', or the same user, can be returned to"
+    if problem:
         raise RequestError(
-            f"program {name}: rollback_to names {program.rollback_to!r}, which is no program of the package.",
-            code="request.package",
+            f"program {name}: rollback_to names {program.rollback_to!r}, which {problem}.", code="request.package"
         )

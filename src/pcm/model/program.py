@@ -20,8 +20,9 @@ Variable = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$(?
 Seconds = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 Code = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**32 - 1)]
 Codes = Annotated[tuple[Code, ...], msgspec.Meta(max_length=64)]
-NOT_YET = ("interaction", "health", "rollback_to", "blocking_processes", "limits")
+NOT_YET = ("interaction",)
 """Fields of a program that the format has and this version of the service does not act on: their defaults only."""
+_HEALTH_WITHIN_S = 60
 _PLACEHOLDER = re.compile(r"(?:[-/]{0,2}[A-Za-z_][A-Za-z0-9_.-]*=)?\{([A-Za-z][A-Za-z0-9_]{0,39})\}")
 
 
@@ -109,7 +110,8 @@ class Parameter(msgspec.Struct, frozen=True, omit_defaults=True):
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a program's whole process tree may use at most; None: as much as the computer has.
 
-    `memory_bytes` of all its processes together, `cpu_percent` of one core (200: two cores), `processes` at one time.
+    `memory_bytes` of all its processes together, `cpu_percent` of one core (200: two cores), `processes` (and threads) at one
+    time. A client that cannot keep one does not run the program (`machine.limit`).
     """
 
     memory_bytes: Annotated[int, msgspec.Meta(ge=2**20, le=2**53)] | None = None
@@ -120,6 +122,8 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
 class Program(msgspec.Struct, frozen=True, omit_defaults=True):
     """One command line of a package, with its conditions. Times in seconds, disk in bytes.
 
+    `health` is looked at once its work is done, until it holds or `health_within_s` is over; then `rollback_to` names the program
+    that returns to the last good version. `blocking_processes`: file names of programs that it cannot run beside.
     `run_as`: `system`; `user`: the one who asked for it, or is logged on; `each_user`: everybody, once, when they are logged on.
     """
 
@@ -135,8 +139,11 @@ class Program(msgspec.Struct, frozen=True, omit_defaults=True):
     )
     detect: Detection | None = None
     health: Detection | None = None
+    health_within_s: Annotated[int, msgspec.Meta(ge=1, le=3600)] = _HEALTH_WITHIN_S
     rollback_to: str | None = None
-    blocking_processes: tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=100)], ...] = ()
+    blocking_processes: Annotated[
+        tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=100)], ...], msgspec.Meta(max_length=32)
+    ] = ()
     user_requestable: bool = False
     approvals: Annotated[int, msgspec.Meta(ge=0, le=20)] = 0
     estimated_s: Seconds | None = None
@@ -148,6 +155,10 @@ class Program(msgspec.Struct, frozen=True, omit_defaults=True):
             raise ValueError("the first argument names the program itself; it cannot be empty or a placeholder")
         if any("\0" in text for text in (*self.argv, *self.environment.values())):
             raise ValueError("an argument or environment value has a NUL character")
+        if self.health is None and (self.rollback_to is not None or self.health_within_s != _HEALTH_WITHIN_S):
+            raise ValueError("rollback_to and health_within need a health check, whose failure they are about")
+        for name in self.blocking_processes:
+            check_process_name(name)
 
     def placeholders(self) -> frozenset[str]:
         """Names of the parameters that this command line uses."""
@@ -155,6 +166,17 @@ class Program(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _AT_REST = {field.name: field.default for field in msgspec.structs.fields(Program) if field.name in NOT_YET}
+
+
+def check_process_name(name: str) -> str:
+    """Return the name of a program that can be in another one's way: its whole file name, nothing else.
+
+    Raises:
+        ValueError: a path, a pattern, or nothing.
+    """
+    if not name or name in {".", ".."} or any(each in "/\\*?\0\n" for each in name):
+        raise ValueError(f"blocking_processes: {name[:60]!r} is no file name of a program (no path, no pattern)")
+    return name
 
 
 def asks_for_more(program: Program) -> tuple[str, ...]:

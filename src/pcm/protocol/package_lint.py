@@ -37,6 +37,14 @@ _QUIET_SETUP = {
     "/passive",
     "--unattended",
 }
+# ended, these take the person's session, or the way to the computer, with them
+_NEVER_CLOSED = {
+    "systemd", "init", "dbus-daemon", "dbus-broker", "sshd", "login", "Xorg", "Xwayland", "gnome-shell", "kwin_wayland",
+    "plasmashell", "explorer.exe", "lsass.exe", "services.exe", "winlogon.exe", "pcmsvc", "pcmapp",
+}  # fmt: skip
+_INTERPRETERS = re.compile(
+    r"(sh|bash|dash|zsh|perl|ruby|node|java|python[0-9.]*|pwsh|powershell|wscript|cscript)(\.exe)?"
+)
 _UNDOING = re.compile(r"(uninstall|remove|purge|wipe)(-.*)?")
 
 
@@ -76,6 +84,7 @@ def lint_package(description: PackageDescription, files: tuple[PackageFile, ...]
             *_shell_of(key, program, description),
             *_questions_of(key, program, description),
             *_detection_of(key, name, program, description),
+            *_blocking_of(key, program, description),
         ]
         findings += found
     return sorted(findings, key=lambda finding: (finding.line, finding.column, finding.rule))
@@ -181,3 +190,17 @@ def _detection_of(key: str, name: str, program: Program, description: PackageDes
             "no detect: only the exit code will tell whether it worked, and it runs again where it is there already"
         )
         yield _finding(description, "warning", "no-detection", key, message)
+    if program.health is not None and program.rollback_to is None and not _UNDOING.fullmatch(name):
+        message = "a health check without rollback_to: if it does not hold, the order has failed and nothing is undone"
+        yield _finding(description, "warning", "no-return", f"{key}.health", message)
+
+
+def _blocking_of(key: str, program: Program, description: PackageDescription) -> Iterator[Finding]:
+    for index, name in enumerate(program.blocking_processes):
+        place = f"{key}.blocking_processes[{index}]"
+        if name in _NEVER_CLOSED:
+            message = f"{name} belongs to the computer, not to a package: closing it would end more than is meant"
+            yield _finding(description, "error", "blocking-system", place, message)
+        elif _INTERPRETERS.fullmatch(name):
+            message = f"{name} runs programs of many kinds, and every one of them would be in the way: name the script"
+            yield _finding(description, "warning", "blocking-interpreter", place, message)

@@ -11,10 +11,11 @@ from typing import Any
 
 import msgspec
 
+from pcm.model.errors import RequestError
 from pcm.model.names import check_name, check_platform
-from pcm.model.package import Package, PackageFile, PackageReference, check_package
+from pcm.model.package import Package, PackageFile, PackageReference, check_package, check_return
 from pcm.model.paths import check_relative_path
-from pcm.model.program import ExitCodes, Parameter, Program, placeholder_of
+from pcm.model.program import ExitCodes, Limits, Parameter, Program, check_process_name, placeholder_of
 from pcm.protocol.detection_yaml import DETECTION
 from pcm.protocol.yaml_kinds import (
     FAILED,
@@ -35,6 +36,7 @@ from pcm.protocol.yaml_tree import DescriptionError, read_tree
 
 FILE_NAME = "package.yaml"
 DANGEROUS_APPROVALS = 2
+_LEAST_MEMORY = 2**20
 _DANGEROUS = re.compile(r"(uninstall|remove|purge|wipe)(-.*)?")
 _BRACES = re.compile(r"\{([A-Za-z][A-Za-z0-9_]{0,39})\}")
 
@@ -71,7 +73,10 @@ def _named(kind: str, expected: str, pattern: str | None = None) -> Text:
 
 
 def _build_program(read: dict[str, Any]) -> dict[str, Any]:
-    names = {"command": "argv", "timeout": "timeout_s", "estimated": "estimated_s", "disk": "disk_bytes"}
+    names = {
+        "command": "argv", "timeout": "timeout_s", "estimated": "estimated_s", "disk": "disk_bytes",
+        "health_within": "health_within_s",
+    }  # fmt: skip
     dangerous = read.pop("dangerous", None)
     made = {names.get(key, key): value for key, value in read.items()}
     _program(made)  # its own rules, told at its own place
@@ -113,6 +118,28 @@ def _check_folder(path: str) -> None:
         check_relative_path(path.removesuffix("/"))
 
 
+def _build_limits(read: dict[str, Any]) -> Limits:
+    if not read:
+        raise ValueError("limits without any limit")
+    if read.get("memory", _LEAST_MEMORY) < _LEAST_MEMORY:
+        raise ValueError("memory: no program can live on less than 1 MiB")
+    return Limits(memory_bytes=read.get("memory"), cpu_percent=read.get("cpu_percent"), processes=read.get("processes"))
+
+
+def _check_process(name: str) -> None:
+    check_process_name(name)
+
+
+_LIMITS = Record(
+    "limits",
+    {
+        "memory": Key(Size(), "Memory of all its processes together, such as 2 GiB. Over it, all of them are ended."),
+        "cpu_percent": Key(Number(1, 100_000), "Percent of one processor core (200: two cores)."),
+        "processes": Key(Number(1, 1_000_000), "Processes and threads at one time."),
+    },
+    _build_limits,
+    {"cpu": "cpu_percent", "ram": "memory", "memory_bytes": "memory", "tasks": "processes", "pids": "processes"},
+)
 _PROGRAM = Record(
     "a program",
     {
@@ -133,6 +160,17 @@ _PROGRAM = Record(
             "Environment variables; all others are absent.",
         ),
         "detect": Key(DETECTION, "How to see that its work is done."),
+        "health": Key(DETECTION, "How to see that what it did works well. Asked once its work is done, until it holds."),
+        "health_within": Key(Duration(3600), "For how long it may take until health holds. Default: 60s."),
+        "rollback_to": Key(
+            _named("program", "the name of a program", "^[a-z][a-z0-9-]*$"),
+            "The program that returns to the last good version if health does not hold.",
+        ),
+        "blocking_processes": Key(
+            ListOf(Text("a program's file name", 100, check=_check_process), 1, 32, hint="write [firefox]"),
+            "File names of programs that it cannot run beside. The job says whether they are waited for or closed.",
+        ),
+        "limits": Key(_LIMITS, "What its whole process tree may use at most."),
         "user_requestable": Key(Flag(), "Whether a user may ask for it in the PCM application."),
         "approvals": Key(
             Number(0, 20), f"How many approvers must sign an order. Default: 0; {DANGEROUS_APPROVALS} for what is dangerous."
@@ -147,12 +185,11 @@ _PROGRAM = Record(
         "detection": "detect", "check": "detect", "user": "run_as", "context": "run_as", "env": "environment",
         "cwd": "working_directory", "workdir": "working_directory", "exit": "exit_codes", "returncodes": "exit_codes",
         "disk_bytes": "disk", "estimated_s": "estimated", "available": "user_requestable",
-        "optional": "user_requestable",
+        "optional": "user_requestable", "healthcheck": "health", "rollback": "rollback_to", "blocking": "blocking_processes",
+        "closes": "blocking_processes", "health_within_s": "health_within",
     },
     {
-        "interaction": "whether it may show windows", "health": "what must hold some time later too",
-        "rollback_to": "the program that undoes it", "blocking_processes": "programs that must not be running",
-        "limits": "what it may use at most",
+        "interaction": "whether it may show windows",
     },
 )  # fmt: skip
 _PARAMETER = Record(
@@ -295,6 +332,13 @@ def _assemble(read: dict[str, Any], reading: Reading) -> Package | None:
     package = Package(
         package=read["name"], release=read.get("release") or read.get("min_release", 1), programs=programs, **rest
     )
+    for name, program in programs.items():
+        try:
+            check_return(package, name, program)
+        except RequestError as error:
+            key = f"programs.{name}.rollback_to"
+            reading.note(reading.places[key], key, error.message.removeprefix(f"program {name}: ").rstrip("."), "")
+            return None
     try:
         # the same limits once more, as the manifest's reader will hold them
         package = msgspec.convert(msgspec.to_builtins(package), Package)

@@ -12,13 +12,26 @@ from collections.abc import Mapping
 from pcm.model.errors import RequestError
 
 VARIABLE = "PCM_FAULT"
-_STEPS = ("check", "fetch", "stage", "consent", "run", "detect", "cleanup")
+_STEPS = (
+    "check",
+    "fetch",
+    "stage",
+    "consent",
+    "close_blocking",
+    "run",
+    "detect",
+    "health",
+    "rollback",
+    "cleanup",
+)
+_OF_RETURN = ("fetch", "stage", "run", "detect", "cleanup")
 POINTS: tuple[str, ...] = (
     "instructions.verified",  # a copy of the metadata lies ready, nothing points to it yet
     "instructions.committed",  # floors, serial and pointer moved; the old copy is still there
     "packages.verified",
     "packages.committed",
     "plan.adopted",
+    "close_blocking.asked",  # what is in the way was told to end, and is waited for
     *(f"{step}.{phase}" for step in _STEPS for phase in ("begin", "end")),
     "run.before_started",  # everything is ready, nothing is recorded
     "run.started",  # recorded, not launched
@@ -26,6 +39,14 @@ POINTS: tuple[str, ...] = (
     "run.ended",  # its tree is gone, its result is in memory
     "result.before_commit",
     "result.committed",
+    # the same of the program that returns to the last good version
+    *(f"return.{step}.{phase}" for step in _OF_RETURN for phase in ("begin", "end")),
+    "return.run.before_started",
+    "return.run.started",
+    "return.run.launched",
+    "return.run.ended",
+    "return.result.before_commit",
+    "return.result.committed",
     "report.written",  # signed and stored, not sent
     "report.taken",  # the site has it, this client does not know yet
     "report.acknowledged",
@@ -33,6 +54,7 @@ POINTS: tuple[str, ...] = (
     "recovery.ended",  # its end is known, not recorded
     "recovery.committed",
     "recovery.restarted",  # a restart was noticed and recorded
+    "recovery.returns",  # a return to the last good version is still to come, and begins
     "restart.kept",  # what is decided about a restart is recorded, nobody was told yet
     "restart.recorded",  # the restart is recorded, the computer was not asked
     "restart.asked",  # the computer goes down

@@ -76,8 +76,16 @@ class History:
                     to_text_or_none(run.occurrence),
                 ),
             )
-            attempts = self.journal.record(run.instruction).attempts
-            self.journal.change(run.instruction, Change(state=Stage.RUNNING, attempts=attempts), run.started)
+            record = self.journal.record(run.instruction)
+            change = Change(state=Stage.RUNNING, attempts=record.attempts)
+            if run.program != record.instruction.program:  # the return to the last good version: why stays known
+                change = replace(change, code=record.code, reason=record.reason)
+            self.journal.change(run.instruction, change, run.started)
+
+    def note_launched(self, run: str) -> None:
+        """Record that the program has really started. A kill cannot take that back; a power cut may, and it does not matter then."""
+        with self.state.transaction(durable=False) as connection:
+            connection.execute("UPDATE runs SET reference = json_set(reference, '$.launched', 1) WHERE run = ?", (run,))
 
     def end_run(
         self,

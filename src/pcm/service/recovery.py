@@ -16,8 +16,10 @@ from pcm.service import faults
 from pcm.service.journal import Change
 from pcm.service.machine.interface import RunningProgram, RunReference
 from pcm.service.records import InstructionRecord, RunRecord, to_text
-from pcm.service.steps.detect import end_run, look, release_after
-from pcm.service.verdicts import judge_restart
+from pcm.service.returning import return_to_last_good, waiting_returns
+from pcm.service.steps.detect import judge, look, release_after, returns, store, wants_health
+from pcm.service.steps.health import check_health, settle
+from pcm.service.verdicts import judge_health, judge_restart
 from pcm.service.work import Context
 
 KEPT_RUNS = 100
@@ -37,6 +39,10 @@ def reconcile(context: Context) -> list[str]:
     """
     changed = [_end(run, context) for run in context.history.open_runs()]
     changed += [record.id for record in context.journal.records() if _end_restart(record, context)]
+    for record in waiting_returns(context):
+        faults.reach("recovery.returns")
+        return_to_last_good(record.id, context)
+        changed.append(record.id)
     sweep(context)
     return changed
 
@@ -45,17 +51,20 @@ def _end(run: RunRecord, context: Context) -> str:
     faults.reach("recovery.found")
     reference = _reference(run)
     running, is_there = (None, False) if reference is None else _find(reference, context)
-    if reference is not None and not is_there and _never_started(reference, context):
+    record = context.journal.record(run.instruction)
+    if reference is not None and not is_there and _never_started(run, reference, context):
         text = "The service stopped just before it started; nothing of it has run."
-        context.history.forget_run(
-            run, Change(state=Stage.WAITING, code="run.not_started", reason=text), context.clock()
-        )
+        change = Change(state=Stage.WAITING, code="run.not_started", reason=text)
+        if returns(run, record):  # it is still to come
+            change = Change(state=Stage.RUNNING, code=record.code, reason=record.reason, attempts=record.attempts)
+        context.history.forget_run(run, change, context.clock())
         return run.instruction
     # its time limit counts from its start, so this ends
     ended = None if running is None else running.wait()
     faults.reach("recovery.ended")
     manifest = context.history.manifests([run.manifest_sha256]).get(run.manifest_sha256)
-    end_run(run, context.journal.record(run.instruction), manifest, ended, context)
+    judged = judge(run, record, manifest, ended, context)
+    store(settle(judged, context) if wants_health(judged) else judged, context)
     faults.reach("recovery.committed")
     if reference is not None:
         with contextlib.suppress(MachineError):  # something is mounted in its temporary folder: it is over all the same
@@ -81,12 +90,15 @@ def _find(reference: RunReference, context: Context) -> tuple[RunningProgram | N
     return running, running is not None
 
 
-def _never_started(reference: RunReference, context: Context) -> bool:
+def _never_started(run: RunRecord, reference: RunReference, context: Context) -> bool:
     """Tell whether the machine never came to start the run: it makes the output file before anything else.
 
-    After a restart of the computer a missing file proves nothing, because a power cut may have taken it.
+    After a restart of the computer a missing file proves nothing, because a power cut may have taken it; nor does it after a
+    start that was noted, because an installer may have removed the folder.
     """
-    return reference.boot_id == context.machine.boot_id() and not Path(reference.output_path).exists()
+    if "launched" in run.reference or reference.boot_id != context.machine.boot_id():
+        return False
+    return not Path(reference.output_path).exists()
 
 
 def _end_restart(record: InstructionRecord, context: Context) -> bool:
@@ -96,6 +108,9 @@ def _end_restart(record: InstructionRecord, context: Context) -> bool:
     manifest = context.history.manifests([record.manifest_sha256]).get(record.manifest_sha256)
     program = None if manifest is None else manifest.programs.get(record.instruction.program)
     change = judge_restart(look(program, context))
+    if program is not None and program.health is not None and change.state is Stage.SUCCEEDED:
+        complaint, _ = check_health(program, context)
+        change = judge_health(change, complaint, program.rollback_to) if complaint else change
     release = None if manifest is None else release_after(record.instruction, manifest, change, context)
     with context.state.transaction():
         context.journal.change(record.id, change, context.clock())

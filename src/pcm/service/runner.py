@@ -1,17 +1,17 @@
 """The runner: takes due lines of the plan, one at a time, through one visible list of steps.
 
-Steps 8–11 of 12: after `service.planner`, before `service.outbox`. Each step is journalled before and after, so whatever
-kills this process, `service.recovery` knows how far it came. A failing program is data; an error of ours becomes the state of
-that one instruction (KB Q168130), and only what this computer cannot record at all stops the rest. It never decides what is
-due.
+Steps 8–11 of 12: after `service.planner`, before `service.outbox`. `service.course` takes each line along the list and journals
+every step before and after, so whatever kills this process, `service.recovery` knows how far it came. A failing program is data;
+an error of ours becomes the state of that one instruction (KB Q168130), and only what this computer cannot record at all stops
+the rest. It never decides what is due.
 """
 
-import secrets
 from collections.abc import Callable, Collection
 
 from pcm.model.assignment import State as Stage
 from pcm.model.errors import PcmError
 from pcm.service import faults
+from pcm.service.course import Step, follow
 from pcm.service.journal import Change
 from pcm.service.plan import Line, Plan, Situation
 from pcm.service.planner import plan
@@ -19,26 +19,31 @@ from pcm.service.records import InstructionRecord
 from pcm.service.recovery import sweep
 from pcm.service.steps.check import check
 from pcm.service.steps.cleanup import cleanup
+from pcm.service.steps.close_blocking import close_blocking
 from pcm.service.steps.consent import consent
-from pcm.service.steps.detect import detect, release_after
+from pcm.service.steps.detect import detect
 from pcm.service.steps.fetch import fetch
+from pcm.service.steps.health import health
+from pcm.service.steps.rollback import rollback
 from pcm.service.steps.run import run
 from pcm.service.steps.stage import stage
 from pcm.service.verdicts import judge_error
-from pcm.service.work import Context, Work
+from pcm.service.work import Context, Work, new_run_id
 
-Step = Callable[[Work, Context], Change | None]
-
-STEPS: tuple[tuple[str, Step], ...] = (
-    ("check", check),  # may it still run, is it not done already
-    ("fetch", fetch),  # what is missing comes
-    ("stage", stage),  # the package directory
-    ("consent", consent),  # the user is told
-    ("run", run),  # the program and its whole tree
-    ("detect", detect),  # one atomic result
-    ("cleanup", cleanup),  # always
+STEPS: tuple[Step, ...] = (
+    Step("check", check),  # may it still run, is it not done already
+    Step("fetch", fetch),  # what is missing comes
+    Step("stage", stage),  # the package directory
+    Step("consent", consent),  # the user is told
+    Step("close_blocking", close_blocking, lambda work: bool(work.program.blocking_processes)),
+    Step("run", run),  # the program and its whole tree
+    Step("detect", detect),  # did it work: one atomic result
+    Step("health", health, lambda work: work.judged is not None),  # does it work well
+    Step("rollback", rollback, lambda work: work.unhealthy),  # back to the last good version
+    Step("cleanup", cleanup),  # always
 )
-"""A step that returns a change has ended the run; only the last one still comes then."""
+"""Those with a condition are passed over, and not journalled, where it does not hold. A step that returns a change has ended the
+run; only the last one still comes then."""
 
 
 Look = Callable[[Collection[InstructionRecord]], Situation]
@@ -93,21 +98,7 @@ def run_one(line: Line, context: Context) -> Change:
         refused = Change(state=Stage.REFUSED, code="trust.unsigned_program", reason=text)
         context.journal.change(line.id, refused, context.clock())
         return refused
-    ended: Change | None = None
-    previous = ""
-    for name, step in STEPS:
-        if ended is not None and step is not cleanup:
-            continue
-        _pass_on(work, context, previous, name)
-        previous = name
-        change = _perform(step, work, context)
-        if change is not None and ended is None:
-            ended = change
-            if step is not detect:
-                _end_without_result(work, context, change)
-    _pass_on(work, context, previous, "")
-    assert ended is not None, "every run ends: detect always returns a change"
-    return ended
+    return follow(STEPS, work, context)
 
 
 def fetch_early(line: Line, context: Context) -> None:
@@ -142,46 +133,4 @@ def _begin(line: Line, context: Context) -> Work | None:
     program = None if manifest is None else manifest.programs.get(line.instruction.program)
     if manifest is None or program is None:
         return None
-    return Work(line=line, run_id=secrets.token_hex(16), manifest=manifest, program=program)
-
-
-def _pass_on(work: Work, context: Context, ended: str, begins: str) -> None:
-    """Journal the end of one step and the beginning of the next together."""
-    now = context.clock()
-    with context.state.transaction(durable=False):
-        if ended:
-            context.history.note_step(work.run_id, ended, "end", now, dict(work.detail))
-        if begins:
-            context.history.note_step(work.run_id, begins, "begin", now)
-    work.detail = {}
-    if ended:
-        faults.reach(f"{ended}.end")
-    if begins:
-        faults.reach(f"{begins}.begin")
-
-
-def _perform(step: Step, work: Work, context: Context) -> Change | None:
-    """Do one step; an error becomes the state of this instruction, unless the program has begun: then recovery takes over."""
-    try:
-        return step(work, context)
-    except PcmError as error:
-        if work.run is not None:
-            raise
-        work.detail = {"error": error.code}
-        return judge_error(work.record, error, context.clock())
-    except Exception as error:
-        if work.run is not None:
-            raise
-        text = f"The service made a mistake before it ran ({type(error).__name__}: {error}). Please report it."
-        return Change(state=Stage.FAILED, code="internal", reason=text)
-
-
-def _end_without_result(work: Work, context: Context, change: Change) -> None:
-    """Store what became of an instruction whose program has not run."""
-    now = context.clock()
-    with context.state.transaction():
-        current = context.journal.record(work.line.id)
-        context.journal.change(work.line.id, change, now)
-        release = release_after(current.instruction, work.manifest, change, context)
-        if release is not None:
-            context.history.note_release(release)
+    return Work(line=line, run_id=new_run_id(), manifest=manifest, program=program)

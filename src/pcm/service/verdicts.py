@@ -20,6 +20,12 @@ RETRY_RUNS = 8
 FIRST_BACK_OFF_S = 60
 LONGEST_BACK_OFF_S = 6 * 3600
 REFUSED_BACK_OFF_S = 15 * 60
+UNHEALTHY = "health.failed"
+"""Code of an instruction whose program worked, but not well. While its state is 'running', the return is still to come."""
+_ENDED_BY = {
+    "stopped": "Somebody on this computer had the system stop it before its end.",
+    "memory": "There was not enough memory for it, or no more than its limit; all its processes were ended.",
+}
 
 
 class Detected(Enum):
@@ -31,7 +37,9 @@ class Detected(Enum):
     CANNOT_TELL = "cannot_tell"
 
 
-def judge_end(record: InstructionRecord, result: RunResult, detected: Detected, runs: int, boot_id: str) -> Change:
+def judge_end(
+    record: InstructionRecord, result: RunResult, detected: Detected, runs: int, boot_id: str, ended_by: str = ""
+) -> Change:
     """Say what becomes of an instruction whose run ended.
 
     Args:
@@ -39,10 +47,13 @@ def judge_end(record: InstructionRecord, result: RunResult, detected: Detected, 
         result: Of the run; `ended` is the time from which a back-off counts.
         runs: How many runs this generation has had, this one included.
         boot_id: Of the boot in which the run ended.
+        ended_by: As `Ended.ended_by`.
     """
     exit_class = ExitClass(result.exit_class)
     if result.timed_out:
         return _failed("run.timed_out", "It took longer than its time limit; all its processes were ended.", result)
+    if ended_by:
+        return _failed(f"run.{ended_by}", _ENDED_BY[ended_by], result)
     if exit_class is ExitClass.SUCCESS:
         return _judge_success(result, detected)
     if exit_class in {ExitClass.RESTART, ExitClass.RESTARTING}:
@@ -80,6 +91,40 @@ def judge_unseen(result: RunResult, detected: Detected, why: str) -> Change:
     return Change(state=Stage.UNKNOWN, code="run.interrupted", reason=text, result=result)
 
 
+def judge_health(judged: Change, complaint: str, rollback_to: str | None) -> Change:
+    """Say what becomes of an instruction whose program has worked, and whose health check did not hold.
+
+    Args:
+        judged: The success that it would have been.
+        complaint: What the health check found, in words.
+        rollback_to: The signed program that returns to the last good version; then the instruction is at work until that ends.
+    """
+    text = f"{judged.reason} But its health check did not hold: {complaint}."
+    if rollback_to is None:
+        return Change(state=Stage.FAILED, code=UNHEALTHY, reason=text, result=judged.result)
+    return Change(state=Stage.RUNNING, code=UNHEALTHY, reason=text, result=judged.result)
+
+
+def judge_return(record: InstructionRecord, program: str, judged: Change) -> Change:
+    """Say what becomes of an instruction whose program was unhealthy, now that the program that returns has ended.
+
+    Args:
+        record: Its reason tells what was unhealthy.
+        program: The one that returns.
+        judged: What would have become of that one, had it been ordered by itself.
+    """
+    if has_worked(judged):
+        text = f"{record.reason} Returned to what was good before by '{program}': {judged.reason} [rollback.done]"
+    else:
+        text = f"{record.reason} The return by '{program}' failed: {judged.reason} [rollback.failed]"
+    return Change(state=Stage.FAILED, code=UNHEALTHY, reason=text, result=judged.result)
+
+
+def has_worked(judged: Change) -> bool:
+    """Whether a program's work is done, a restart aside."""
+    return judged.state in {Stage.SUCCEEDED, Stage.RESTART_PENDING}
+
+
 def judge_restart(detected: Detected) -> Change:
     """Say what becomes of an instruction that waited for a restart, now that the computer has restarted."""
     if detected is Detected.NO:
@@ -91,18 +136,37 @@ def judge_restart(detected: Detected) -> Change:
     return Change(state=Stage.SUCCEEDED, code="restarted", reason="It is done; the computer has restarted since.")
 
 
-def judge_error(record: InstructionRecord, error: PcmError, now: datetime) -> Change:
+def judge_error(record: InstructionRecord, error: PcmError, now: datetime, *, returning: str = "") -> Change:
     """Say what becomes of an instruction that could not be started: its program has not run.
 
     Trust errors refuse it; what time or another server may mend waits with a growing back-off; the rest has failed. A refusal
     is looked at again, later: the same checks in full, so that mending a server needs no new order.
+
+    Args:
+        returning: Name of the program that returns to the last good version, if it is that one that could not be started.
     """
+    if returning:
+        return _judge_return_error(record, returning, error, now)
     if isinstance(error, TrustError):
         wait = back_off(record, now, first_s=REFUSED_BACK_OFF_S)
         return _again(record, Stage.REFUSED, error, wait)
     if isinstance(error, TransferError) or error.retry is not Retry.NEVER:
         return _again(record, Stage.WAITING, error, back_off(record, now))
     return Change(state=Stage.FAILED, code=error.code, reason=error.message)
+
+
+def _judge_return_error(record: InstructionRecord, program: str, error: PcmError, now: datetime) -> Change:
+    """Say what becomes of a return that could not be started: what time may mend is tried again, a few times."""
+    if error.retry is Retry.NEVER or isinstance(error, TrustError) or record.attempts + 1 >= RETRY_RUNS:
+        text = f"{record.reason} The return by '{program}' could not be started: {error.message} [rollback.failed]"
+        return Change(state=Stage.FAILED, code=UNHEALTHY, reason=text)
+    return Change(
+        state=Stage.RUNNING,
+        code=UNHEALTHY,
+        reason=record.reason,
+        not_before=back_off(record, now),
+        attempts=record.attempts + 1,
+    )
 
 
 def back_off(record: InstructionRecord, now: datetime, *, first_s: int = FIRST_BACK_OFF_S) -> datetime:

@@ -4,10 +4,13 @@ Serves steps 8–11: `service.worker` makes the context, `service.runner` the wo
 out of this process (network, approvals, clock) comes in here as a plain function, so that each step can be tried without it.
 """
 
+import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from pathlib import Path
+from typing import NamedTuple
 
 from pcm.content.client_store import ClientStore
 from pcm.model.detection import Detection
@@ -16,8 +19,8 @@ from pcm.model.package import PackageFile
 from pcm.model.program import Program
 from pcm.protocol.manifest import Manifest
 from pcm.service.history import History
-from pcm.service.journal import Journal
-from pcm.service.machine.detection import Look, detect
+from pcm.service.journal import Change, Journal
+from pcm.service.machine.detection import Detected, Look, detect
 from pcm.service.machine.interface import Ended, Machine, RunReference
 from pcm.service.machine.package_directory import PackageDirectory
 from pcm.service.plan import Line
@@ -32,6 +35,11 @@ Agree = Callable[[Instruction, Program, datetime], None]
 """Count the approvals that an instruction carries, at this time; raises TrustError `trust.approval` if they are too few."""
 
 
+def new_run_id() -> str:
+    """A number for a run that no other has."""
+    return secrets.token_hex(16)
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """The tools of one check.
@@ -41,6 +49,7 @@ class Context:
         zone: The client's time zone, for times that mean its own clock.
         staging: Protected folder of the package directories.
         runs: Protected folder of the runs' output.
+        pause: Lets seconds pass.
     """
 
     state: State
@@ -52,6 +61,7 @@ class Context:
     zone: tzinfo
     staging: Path
     runs: Path
+    pause: Callable[[float], None] = time.sleep
 
     @property
     def history(self) -> History:
@@ -63,18 +73,46 @@ class Context:
         """Instructions and outcomes."""
         return Journal(self.state)
 
-    def holds(self, detection: Detection, package_directory: Path | None = None) -> bool:
+    def holds(self, detection: Detection) -> bool:
         """Look at the computer.
 
         Raises:
             MachineError: it cannot be told.
         """
-        return detect(detection, Look(self.machine, self.runs, package_directory)).found
+        return self.look(detection).found
+
+    def look(self, detection: Detection) -> Detected:
+        """Look at the computer, and tell what is there.
+
+        Raises:
+            MachineError: it cannot be told.
+        """
+        return detect(detection, Look(self.machine, self.runs))
+
+
+class Judged(NamedTuple):
+    """What the end of a run would mean, before it is stored. `change` has the result.
+
+    `verdict`: of the run by itself; the same as `change`, except for a program that returns to the last good version.
+    """
+
+    run: RunRecord
+    record: InstructionRecord
+    manifest: Manifest | None
+    change: Change
+    verdict: Change
 
 
 @dataclass(slots=True)
 class Work:
-    """One run as far as it has come. `detail` goes into the journal with the end of the present step."""
+    """One run as far as it has come. `detail` goes into the journal with the end of the present step.
+
+    Attributes:
+        program: The one that runs: the instruction's own, or the one that returns to the last good version.
+        returning: That one's name; empty for the instruction's own.
+        judged: Its program has worked, and its health is still to be looked at.
+        unhealthy: Its end is stored, and the return is to come.
+    """
 
     line: Line
     run_id: str
@@ -84,6 +122,9 @@ class Work:
     reference: RunReference | None = None
     run: RunRecord | None = None
     ended: Ended | None = None
+    returning: str = ""
+    judged: Judged | None = None
+    unhealthy: bool = False
     detail: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -95,3 +136,12 @@ class Work:
     def instruction(self) -> Instruction:
         """The instruction."""
         return self.line.record.instruction
+
+    @property
+    def program_name(self) -> str:
+        """Name of the program that runs."""
+        return self.returning or self.instruction.program
+
+    def point(self, name: str) -> str:
+        """Name of a fault point: what returns passes points of its own."""
+        return f"return.{name}" if self.returning else name

@@ -115,11 +115,11 @@ def test_q154931_what_no_client_acts_on_cannot_be_ordered(ready: Office, fields:
 
 
 def test_q154931_a_program_that_every_client_would_refuse_cannot_be_ordered(office: Office) -> None:
-    office.package(programs={"install": Program(argv=("/bin/true",), blocking_processes=("tool",))})
+    office.package(programs={"install": Program(argv=("/bin/true",), interaction="allowed")})
     office.enrolled()
     error = refused(office)
     assert error.code == "job.unsupported"
-    assert "blocking_processes" in error.message
+    assert "interaction" in error.message
 
 
 def test_q174462_a_job_with_nothing_to_run_is_refused(ready: Office) -> None:

@@ -75,8 +75,9 @@ def test_each_step_is_journalled_before_and_after_in_the_order_of_the_list(make:
     client = make()
     client.check(client.instruction(notify=Notify(show=True, countdown_s=30)))
     steps = steps_of(client)
+    conditional = {"close_blocking", "health", "rollback"}
     assert [(step.step, step.phase) for step in steps] == [
-        (name, phase) for name, _ in STEPS for phase in ("begin", "end")
+        (step.name, phase) for step in STEPS if step.name not in conditional for phase in ("begin", "end")
     ]
     details = {step.step: step.detail for step in steps if step.phase == "end"}
     assert details["fetch"]["missing"] == 1

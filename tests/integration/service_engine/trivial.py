@@ -1,7 +1,7 @@
 """A client of its own in one folder: one package of a few shell lines, run by the real runner on the real machine.
 
-The program appends a line to `counter` each time it runs, then makes `installed`, which is what its detection looks for. Run as a
-script, it does one whole check (reconcile, take in, drain) and prints what the journal then knows; `PCM_FAULT` kills it on the way:
+The program appends a line to `counter` each time it runs, then makes `installed`, which is what its detection looks for. What is
+`unhealthy` returns by `undo`, which appends a line to `undone`. Run as a script, it does one whole check (reconcile, take in, drain) and prints what the journal then knows; `PCM_FAULT` kills it on the way:
 
     python tests/integration/service_engine/trivial.py DIR [program [boot]]
 
@@ -21,7 +21,7 @@ from pcm.content.client_store import ClientStore
 from pcm.model.detection import FileDetection, Not
 from pcm.model.errors import TrustError
 from pcm.model.facts import Facts
-from pcm.model.instruction import Instruction, ManifestReference
+from pcm.model.instruction import Instruction, ManifestReference, Notify
 from pcm.model.package import PackageFile
 from pcm.model.program import ExitCodes, Program
 from pcm.protocol.manifest import Manifest, manifest_target, write_manifest
@@ -36,6 +36,7 @@ from pcm.service.state import State
 from pcm.service.work import Context
 
 CLIENT = "0123456789abcdef0123456789abcdef"
+BLOCKER = "pcm-test-blocker"
 SETUP = b'#!/bin/sh\necho "$PCM_RUN_ID" >> "$1/counter"\necho working\ntouch "$1/installed"\nexit ${2:-0}\n'
 
 
@@ -75,7 +76,20 @@ class Client:
         self.shift = timedelta()
         done = FileDetection(path=str(home / "installed"))
         remove = ("/bin/rm", "-f", str(home / "installed"))
+        undo = f"echo x >> '{home}/undone'; rm -f '{home}/installed'; echo undone"
         programs = programs or {
+            "checked": Program(
+                argv=("setup", str(home)), detect=done, health=done, blocking_processes=(BLOCKER,), timeout_s=20
+            ),
+            "unhealthy": Program(
+                argv=("setup", str(home)),
+                detect=done,
+                health=Not(of=done),
+                health_within_s=1,
+                rollback_to="undo",
+                timeout_s=20,
+            ),
+            "undo": Program(argv=("/bin/sh", "-c", undo), detect=Not(of=done), timeout_s=20),
             "install": Program(argv=("setup", str(home)), detect=done, timeout_s=20),
             "uninstall": Program(argv=remove, detect=Not(of=done), timeout_s=20),
             "restart": Program(argv=("setup", str(home), "42"), exit_codes=ExitCodes(restart=(42,)), timeout_s=20),
@@ -170,9 +184,9 @@ class Client:
             self.take_in(*instructions)
         return runner.drain(self.context, self.situation)
 
-    def counted(self) -> int:
-        """How often the program has run."""
-        path = self.home / "counter"
+    def counted(self, name: str = "counter") -> int:
+        """How often the program has run; `undone`: the one that returns."""
+        path = self.home / name
         return len(path.read_text().splitlines()) if path.exists() else 0
 
     def close(self) -> None:
@@ -193,11 +207,13 @@ def main(arguments: Sequence[str]) -> int:
     """One check in this process."""
     faults.arm(os.environ, home_given=True)
     client = Client(Path(arguments[0]), machine=Rebooted(arguments[2]) if len(arguments) > 2 else None)
-    client.check(client.instruction(program=arguments[1] if len(arguments) > 1 else "install"))
+    program = arguments[1] if len(arguments) > 1 else "install"
+    client.check(client.instruction(program=program, blocking_policy="close", notify=Notify(countdown_s=1)))
     history = client.context.history
     records = client.context.journal.records()
     told = {
         "counter": client.counted(),
+        "undone": client.counted("undone"),
         "records": [(record.id, record.state.value, record.code) for record in records],
         "runs": [len(history.runs(record.id, record.generation)) for record in records],
         "open": len(history.open_runs()),

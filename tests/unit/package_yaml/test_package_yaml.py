@@ -22,7 +22,7 @@ from pcm.model.detection import (
 )
 from pcm.model.errors import RequestError
 from pcm.model.package import Package, PackageFile, PackageReference
-from pcm.model.program import NOT_YET
+from pcm.model.program import NOT_YET, Limits
 from pcm.protocol.package_yaml import KEYS, PackageDescription, package_schema, read_package_yaml
 from pcm.protocol.yaml_kinds import MapOf
 from pcm.protocol.yaml_records import Record
@@ -111,9 +111,6 @@ def test_files_and_release_come_later() -> None:
         ("icon: logo.png\n" + SMALL, (1, 1), "icon"),
         (with_program("interaction: allowed"), (7, 5), "programs.install.interaction"),
         (with_program("interaction: none"), (7, 5), "programs.install.interaction"),
-        (with_program("health: {file: /usr/bin/jq}"), (7, 5), "programs.install.health"),
-        (with_program("rollback_to: install"), (7, 5), "programs.install.rollback_to"),
-        (with_program("blocking_processes: [jq]"), (7, 5), "programs.install.blocking_processes"),
     ],
 )
 def test_q154931_a_key_that_nothing_acts_on_is_refused(text: str, place: tuple[int, int], key: str) -> None:
@@ -134,6 +131,55 @@ def _later(key: str) -> Mapping[str, str]:
     assert isinstance(kind, MapOf)
     assert isinstance(kind.value, Record)
     return kind.value.later
+
+
+RETURN = """\
+  undo:
+    command: [dpkg, -i, old.deb]
+"""
+
+
+def test_a_health_check_with_its_return_within_limits_beside_nothing_of_its_kind() -> None:
+    text = with_program(
+        "health: {command: [jq, --version], installed_when: exit_zero}\nhealth_within: 5m\nrollback_to: undo\n"
+        "blocking_processes: [jq, gojq]\nlimits: {memory: 64 MiB, cpu_percent: 150, processes: 32}"
+    )
+    program = read(text + RETURN).package.programs["install"]
+    assert program.health == CommandDetection(["jq", "--version"], "exit_zero")
+    assert (program.health_within_s, program.rollback_to, program.blocking_processes) == (300, "undo", ("jq", "gojq"))
+    assert program.limits == Limits(memory_bytes=64 * 2**20, cpu_percent=150, processes=32)
+    jsonschema.validate(yaml.safe_load((text + RETURN).replace("1.10", "'1.10'")), package_schema())
+
+
+@pytest.mark.parametrize(
+    ("lines", "more", "said"),
+    [
+        ("rollback_to: undo", RETURN, "need a health check"),
+        ("health_within: 5m", "", "need a health check"),
+        ("health: {file: /x}\nrollback_to: undo", "", "which is no program of the package"),
+        ("health: {file: /x}\nrollback_to: install", "", "which is the same program"),
+        ("health: {file: /x}\nrollback_to: undo", RETURN + "    approvals: 1\n", "wants 1 approvals, more than the 0"),
+        (
+            "health: {file: /x}\nrollback_to: undo",
+            RETURN + "    run_as: user\n",
+            "runs as user, and this one as system",
+        ),
+        (
+            "health: {file: /x}\nrollback_to: undo",
+            RETURN + "    health: {file: /y}\n    rollback_to: install\n",
+            "a return is never undone",
+        ),
+        ("blocking_processes: [/usr/bin/jq]", "", "no file name of a program"),
+        ("blocking_processes: ['jq*']", "", "no file name of a program"),
+        ("blocking_processes: []", "", "1 to 32 items"),
+        ("limits: {}", "", "limits without any limit"),
+        ("limits: {memory: 10 KB}", "", "no program can live on less than 1 MiB"),
+        ("limits: {memory: 500}", "", "add a unit"),
+        ("limits: {cpu: 50}", "", "cpu_percent"),
+    ],
+)
+def test_what_cannot_hold_together_is_told_where_it_stands(lines: str, more: str, said: str) -> None:
+    assert any(said in str(problem) for problem in mistakes(with_program(lines) + more))
 
 
 @pytest.mark.parametrize("name", ["uninstall", "uninstall-old", "purge", "remove", "wipe-data"])

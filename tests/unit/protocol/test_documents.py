@@ -242,7 +242,14 @@ def test_q202003_dates_after_2037_travel_unharmed() -> None:
         ({"programs": {"Install!": {"argv": ["x"]}}}, "request.name"),
         ({"programs": {"install": {"argv": ["x", "{NO}"]}}}, "request.placeholder"),
         ({"programs": {"install": {"argv": ["x"], "run_as": "root"}}}, "protocol.malformed"),
-        ({"programs": {"install": {"argv": ["x"], "rollback_to": "nothing"}}}, "request.package"),
+        (
+            {
+                "programs": {
+                    "install": {"argv": ["x"], "health": {"kind": "file", "path": "/x"}, "rollback_to": "nothing"}
+                }
+            },
+            "request.package",
+        ),
         ({"programs": {"install": {"argv": ["x"], "working_directory": "no/such"}}}, "request.package"),
         ({"programs": {"install": {"argv": ["x"], "detect": {"kind": "magic"}}}}, "protocol.malformed"),
         (

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pcm.model.detection import FileDetection
 from pcm.model.errors import PcmError, StoreError, TransferError
 from pcm.model.instruction import Instruction, ManifestReference
 from pcm.model.package import PackageReference
@@ -66,9 +65,6 @@ def test_a_program_that_no_packager_signed() -> None:
     "asked",
     [
         {"interaction": "allowed"},
-        {"health": FileDetection("/usr/bin/tool")},
-        {"rollback_to": "install"},
-        {"blocking_processes": ("tool",)},
     ],
     ids=lambda asked: next(iter(asked)),
 )

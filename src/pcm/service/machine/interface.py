@@ -16,7 +16,7 @@ A run in the order of calls, and what a `kill -9` of the worker at each point le
 """
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -28,6 +28,20 @@ from pcm.service.machine.package_directory import PackageDirectory
 SYSTEM = "system"
 TAIL_BYTES = 8192
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class TreeLimits(NamedTuple):
+    """What a program's whole tree may use at most; None: as much as there is.
+
+    Attributes:
+        memory_bytes: of all its processes together, swapped ones too.
+        cpu_percent: of one core (200: two cores).
+        processes: processes and threads at one time.
+    """
+
+    memory_bytes: int | None = None
+    cpu_percent: int | None = None
+    processes: int | None = None
 
 
 class Launch(NamedTuple):
@@ -44,6 +58,7 @@ class Launch(NamedTuple):
         context: the run's own variables, all named `PCM_...`.
         output_limit_bytes: bytes of output kept from the start; the last `TAIL_BYTES` are kept besides.
         grace_s: seconds between asking the tree to end and killing it.
+        limits: kept by the operating system for the whole tree; a back end that cannot keep one does not start the program.
     """
 
     run_id: str
@@ -56,6 +71,7 @@ class Launch(NamedTuple):
     context: Mapping[str, str] = _NOTHING
     output_limit_bytes: int = 1 << 20
     grace_s: float = 10.0
+    limits: TreeLimits = TreeLimits()
 
 
 class RunReference(NamedTuple):
@@ -112,6 +128,7 @@ class Ended(NamedTuple):
         output_bytes: bytes the program wrote, stored or not.
         survivors_killed: processes that were still there when the tree had to be ended.
         survivors_left: processes that even SIGKILL did not end (stuck in the kernel). Normally 0.
+        ended_by: `stopped`: somebody told the system to end it; `memory`: it, or the computer, ran out of memory. Else empty.
     """
 
     exit_code: int | None
@@ -122,6 +139,16 @@ class Ended(NamedTuple):
     duration_s: float
     survivors_killed: int
     survivors_left: int = 0
+    ended_by: str = ""
+
+
+class Standing(NamedTuple):
+    """A process that somebody else started. `started`: with the number, unique for a boot (clock ticks after it on Linux)."""
+
+    process_id: int
+    started: int
+    name: str
+    user_id: int
 
 
 class Problem(NamedTuple):
@@ -267,7 +294,8 @@ class Processes(Protocol):
 
         Raises:
             MachineError: it could not be started: `machine.program_not_found`, `machine.not_executable`,
-                `machine.working_directory`, `machine.environment`, `machine.run_folder`, `machine.cannot_start`.
+                `machine.working_directory`, `machine.environment`, `machine.run_folder`, `machine.cannot_start`,
+                `machine.limit` (a limit that nobody would keep).
         """
 
     def find_again(self, reference: RunReference) -> RunningProgram | None:
@@ -304,6 +332,16 @@ class Machine(Processes, Protocol):
 
     def sessions(self) -> Sequence[Session]:
         """People who are logged on now."""
+
+    def processes_named(self, names: Collection[str]) -> list[Standing]:
+        """Find processes of these exact program names, whoever's they are; never one of this service's own."""
+
+    def close_processes(self, found: Sequence[Standing], grace_s: float) -> list[Standing]:
+        """Ask these very processes to end, and end those that have not within `grace_s` seconds.
+
+        Returns:
+            Those that did not end by themselves.
+        """
 
     def free_bytes(self, path: Path) -> int:
         """Bytes that a file below `path` (or its nearest existing ancestor) may still take."""

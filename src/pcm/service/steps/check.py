@@ -35,6 +35,9 @@ def check(work: Work, context: Context) -> Change | None:
         return None
     done = context.holds(work.program.detect)
     work.detail = {"already_done": done}
+    if done and work.program.health is not None:
+        # what is there but does not work well is not done: else an order after a failed one would count as a success
+        done = work.detail["healthy"] = context.holds(work.program.health)
     if not done:
         return None
     return Change(

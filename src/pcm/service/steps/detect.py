@@ -1,9 +1,11 @@
 """Look whether it worked, and store one atomic result: exit code, class, detection and output together (KB Q138241, Q190135).
 
-Step 11 of 12, after `steps/run`, before `steps/cleanup`. Recovery comes here too, for runs whose worker died. The transaction
+Step 11 of 12, after `steps/run`, before `steps/health`. Recovery comes here too, for runs whose worker died. The transaction
 that ends the run also moves the instruction, queues the outcome, and adds the ledger's entry: all of it, or none and the run
 is found again.
 """
+
+from msgspec.structs import replace
 
 from pcm.model.assignment import State as Stage
 from pcm.model.errors import MachineError
@@ -16,23 +18,27 @@ from pcm.service.journal import Change
 from pcm.service.machine.interface import Ended
 from pcm.service.planner_case import removes
 from pcm.service.records import InstalledRelease, InstructionRecord, LedgerEntry, RunRecord
-from pcm.service.verdicts import Detected, judge_end, judge_unseen
-from pcm.service.work import Context, Work
+from pcm.service.verdicts import UNHEALTHY, Detected, has_worked, judge_end, judge_return, judge_unseen
+from pcm.service.work import Context, Judged, Work
 
 _HERE = frozenset({Stage.SUCCEEDED, Stage.RESTART_PENDING, Stage.ALREADY_INSTALLED})
 
 
 def detect(work: Work, context: Context) -> Change | None:
-    """Find out how the run went, and end it."""
+    """Find out how the run went, and end it, unless its health is still to be looked at."""
     assert work.run is not None, "a result without a run"
     assert work.ended is not None, "a result without an end"
-    return end_run(work.run, work.record, work.manifest, work.ended, context)
+    judged = judge(work.run, work.record, work.manifest, work.ended, context)
+    if wants_health(judged):
+        work.judged = judged
+        return None
+    return store(judged, context)
 
 
-def end_run(
+def judge(
     run: RunRecord, record: InstructionRecord, manifest: Manifest | None, ended: Ended | None, context: Context
-) -> Change:
-    """Judge and store the end of a run.
+) -> Judged:
+    """Judge the end of a run; nothing is stored.
 
     Args:
         record: The instruction as it was planned (for its attempts and purpose).
@@ -41,20 +47,48 @@ def end_run(
     """
     program = None if manifest is None else manifest.programs.get(run.program)
     looked = look(program, context)
-    now = context.clock()
     result = make_result(run, program, ended, looked, context)
-    if ended is None or (ended.exit_code is None and ended.signal is None and not ended.timed_out):
+    if ended is None or _is_unseen(ended):
         why = "The service stopped while it ran, and nobody saw it end."
-        change = judge_unseen(result, looked, why)
+        verdict = judge_unseen(result, looked, why)
     else:
-        runs = context.history.tries(run)
-        change = judge_end(record, result, looked, runs, context.machine.boot_id())
-    entry = make_entry(run, record.instruction, result, change)
-    release = None if manifest is None else release_after(record.instruction, manifest, change, context)
-    faults.reach("result.before_commit")
-    context.history.end_run(run, change, entry, release, now)
-    faults.reach("result.committed")
+        runs = len(context.history.runs(run.instruction, run.generation))
+        verdict = judge_end(record, result, looked, runs, context.machine.boot_id(), ended.ended_by)
+    return with_verdict(Judged(run, record, manifest, verdict, verdict), verdict)
+
+
+def with_verdict(judged: Judged, verdict: Change) -> Judged:
+    """The same end with another verdict: what it means for the instruction follows from it."""
+    change = judge_return(judged.record, judged.run.program, verdict) if returns(judged.run, judged.record) else verdict
+    return judged._replace(verdict=verdict, change=change)
+
+
+def returns(run: RunRecord, record: InstructionRecord) -> bool:
+    """Whether a run is the return to the last good version: it is of another program than the one that was ordered."""
+    return run.program != record.instruction.program
+
+
+def wants_health(judged: Judged) -> bool:
+    """Whether a program has worked, and says how to see that it works well. After a restart, that is looked at then."""
+    program = None if judged.manifest is None else judged.manifest.programs.get(judged.run.program)
+    return program is not None and program.health is not None and judged.verdict.state is Stage.SUCCEEDED
+
+
+def store(judged: Judged, context: Context) -> Change:
+    """End a run: result, state, outcome, ledger entry and what is installed now are one transaction."""
+    run, record, change = judged.run, judged.record, judged.change
+    assert change.result is not None, "the end of a run without a result"
+    entry = make_entry(run, record.instruction, change.result, judged.verdict)
+    release = None if judged.manifest is None else release_of(judged, context)
+    back = returns(run, record)
+    faults.reach("return.result.before_commit" if back else "result.before_commit")
+    context.history.end_run(run, change, entry, release, context.clock())
+    faults.reach("return.result.committed" if back else "result.committed")
     return change
+
+
+def _is_unseen(ended: Ended) -> bool:
+    return ended.exit_code is None and ended.signal is None and not ended.timed_out and not ended.ended_by
 
 
 def look(program: Program | None, context: Context) -> Detected:
@@ -111,12 +145,39 @@ def make_entry(run: RunRecord, instruction: Instruction, result: RunResult, chan
     )
 
 
+def release_of(judged: Judged, context: Context) -> InstalledRelease | None:
+    """What is known to be here after a run, if that changes.
+
+    While a return is still to come nothing is noted, so that after it the last good version stands there as before, and its
+    floor. Where there is no return, or it failed, what is unhealthy is here all the same, if detection says so.
+    """
+    assert judged.manifest is not None, "a release without a manifest"
+    instruction, manifest, change = judged.record.instruction, judged.manifest, judged.change
+    if not returns(judged.run, judged.record):
+        return release_after(instruction, manifest, change, context)
+    if has_worked(judged.verdict):
+        return None
+    ordered = manifest.programs.get(instruction.program)
+    if look(ordered, context) in {Detected.YES, Detected.NOT_ASKED}:
+        return _release(instruction, manifest, context)
+    known = context.state.releases().get(instruction.package)
+    return None if known is None else replace(known, installed=None, changed=context.clock())
+
+
 def release_after(
     instruction: Instruction, manifest: Manifest, change: Change, context: Context
 ) -> InstalledRelease | None:
     """What is installed now, if this change says so."""
-    if change.state not in _HERE:
-        return None
+    program = manifest.programs.get(instruction.program)
+    healthy = program is None or program.health is None
+    if change.state is Stage.RESTART_PENDING and not healthy:
+        return None  # its health is looked at after the restart
+    if change.state in _HERE or (change.state is Stage.FAILED and change.code == UNHEALTHY):
+        return _release(instruction, manifest, context)
+    return None
+
+
+def _release(instruction: Instruction, manifest: Manifest, context: Context) -> InstalledRelease:
     return InstalledRelease(
         package=instruction.package,
         release=manifest.release,

@@ -19,7 +19,8 @@ def fetch(work: Work, context: Context) -> Change | None:
     missing = missing_files(work.manifest.files, context.store)
     work.detail = {"missing": len(missing), "bytes": sum(file.length for file in missing)}
     if missing:
-        _show_downloading(work, context)
+        if not work.returning:
+            _show_downloading(work, context)
         context.bring(work.manifest.files, work.manifest.content_bytes() + work.program.disk_bytes)
     if not work.record.fetched:
         context.journal.mark_fetched(work.line.id)

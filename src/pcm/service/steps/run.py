@@ -8,11 +8,11 @@ ended is data.
 from pathlib import Path
 
 from pcm.model.errors import MachineError
-from pcm.model.program import build_argv
+from pcm.model.program import Limits, build_argv
 from pcm.service import faults
 from pcm.service.journal import Change
 from pcm.service.machine.commands import resolve_program
-from pcm.service.machine.interface import Launch
+from pcm.service.machine.interface import Launch, TreeLimits
 from pcm.service.records import RunRecord
 from pcm.service.steps.check import check_still_allowed
 from pcm.service.verdicts import judge_error
@@ -30,25 +30,27 @@ def run(work: Work, context: Context) -> Change | None:
     work.reference = context.machine.reference_of(launch)
     assert work.staging is not None, "a run without a package directory"
     work.staging.verify(work.manifest.files)
-    over = check_still_allowed(work, context)  # check 13: immediately before
+    # check 13: immediately before. What returns to the last good version was allowed with the order that it undoes
+    over = None if work.returning else check_still_allowed(work, context)
     if over is not None:
         return over
     record = _record(work, context, launch)
-    faults.reach("run.before_started")
+    faults.reach(work.point("run.before_started"))
     context.history.begin_run(record)
     work.run = record
-    faults.reach("run.started")
+    faults.reach(work.point("run.started"))
     try:
         running = context.machine.start(launch, work.reference)
     except MachineError as error:
         now = context.clock()
-        change = judge_error(work.record, error, now)
+        change = judge_error(work.record, error, now, returning=work.returning)
         context.history.forget_run(record, change, now)
         work.run = None
         return change
-    faults.reach("run.launched")
+    context.history.note_launched(record.run)
+    faults.reach(work.point("run.launched"))
     work.ended = running.wait()
-    faults.reach("run.ended")
+    faults.reach(work.point("run.ended"))
     work.detail = {"exit_code": work.ended.exit_code, "survivors": work.ended.survivors_killed}
     return None
 
@@ -73,14 +75,21 @@ def build_launch(work: Work, context: Context) -> Launch:
         timeout_s=work.program.timeout_s,
         run_as=work.line.run_as,
         environment=work.program.environment,
+        limits=_limits(work.program.limits),
         context={
             "PCM_JOB": wanted.job,
             "PCM_PACKAGE": wanted.package,
             "PCM_VERSION": wanted.version,
-            "PCM_PROGRAM": wanted.program,
+            "PCM_PROGRAM": work.program_name,
             "PCM_PACKAGE_DIRECTORY": str(package),
         },
     )
+
+
+def _limits(signed: Limits | None) -> TreeLimits:
+    if signed is None:
+        return TreeLimits()
+    return TreeLimits(signed.memory_bytes, signed.cpu_percent, signed.processes)
 
 
 def _record(work: Work, context: Context, launch: Launch) -> RunRecord:
@@ -91,7 +100,7 @@ def _record(work: Work, context: Context, launch: Launch) -> RunRecord:
         instruction=work.line.id,
         generation=work.record.generation,
         attempt=len(before) + 1,
-        program=work.instruction.program,
+        program=work.program_name,
         manifest_sha256=work.record.manifest_sha256,
         argv=launch.argv,
         run_as=launch.run_as,

@@ -6,7 +6,7 @@ Serves every step of the service. `service.machine.here` makes it; it holds no s
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from pcm.service.machine.interface import (
     RunningProgram,
     RunReference,
     Session,
+    Standing,
 )
 from pcm.service.machine.linux import accounts, clock, presence, spawning
 from pcm.service.machine.package_directory import PackageDirectory
@@ -95,6 +96,18 @@ class LinuxMachine:
     def sessions(self) -> Sequence[Session]:
         """People who are logged on now."""
         return presence.sessions()
+
+    def processes_named(self, names: Collection[str]) -> list[Standing]:
+        """See `linux.blocking`: loaded only where a program names what is in its way."""
+        from pcm.service.machine.linux import blocking  # noqa: PLC0415
+
+        return blocking.processes_named(names)
+
+    def close_processes(self, found: Sequence[Standing], grace_s: float) -> list[Standing]:
+        """See `linux.blocking`."""
+        from pcm.service.machine.linux import blocking  # noqa: PLC0415
+
+        return blocking.close_processes(found, grace_s)
 
     def free_bytes(self, path: Path) -> int:
         """Bytes that a file below `path`, or its nearest existing ancestor, may still take."""

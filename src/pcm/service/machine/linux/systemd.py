@@ -25,11 +25,12 @@ from pcm.service.machine.linux.accounts import account_named
 from pcm.service.machine.linux.bus import MANAGER_PATH, Bus, BusError
 from pcm.service.machine.linux.clock import boot_id
 from pcm.service.machine.linux.reference import make_reference
-from pcm.service.machine.linux.unit import object_path, unit_name, unit_settings
+from pcm.service.machine.linux.unit import controllers_of, object_path, unit_name, unit_settings
 from pcm.service.machine.linux.wish import Wish
 from pcm.service.machine.posix.output import ProgramOutput, has_pipe, remove_pipe
 
 _STATE = Path("/run/systemd/system")
+_CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
 _OVER = {"exited", "failed", "dead"}
 _CLD_EXITED, _CLD_SIGNALLED = 1, {2, 3}  # waitid(2): exited; killed, dumped
 # exit statuses with which systemd tells that it did not even get to the program (systemd.exec(5), "Process Exit Codes")
@@ -69,6 +70,7 @@ class SystemdProcesses:
         """See `Processes.start`."""
         reference = reference or self.reference_of(launch)
         check_working_directory(launch.working_directory)
+        check_limits(launch)
         account = account_named(launch.run_as)
         environment = compose_environment(launch, account, temporary="/tmp")  # noqa: S108 - private to the unit
         output = ProgramOutput.create(launch.output_path, launch.output_limit_bytes)
@@ -108,7 +110,7 @@ class SystemdProcesses:
                 bus.close()
                 return None  # forgotten, and about to go
             bus.call("Subscribe")
-            output = ProgramOutput.reopen(Path(reference.output_path), reference.output_limit_bytes)
+            output = ProgramOutput.go_on(Path(reference.output_path), reference.output_limit_bytes)
         except PcmError as error:
             bus.close()
             if isinstance(error, BusError) and error.name.endswith(".NoSuchUnit"):
@@ -131,6 +133,28 @@ class SystemdProcesses:
                     bus.call(member, signature, *arguments)
         finally:
             bus.close()
+
+
+def check_limits(launch: Launch, controllers: Path = _CONTROLLERS) -> None:
+    """Refuse a limit that systemd would note and the kernel not keep, as where control groups are of the old kind.
+
+    Raises:
+        MachineError: `machine.limit`.
+    """
+    needed = controllers_of(launch.limits)
+    if not needed:
+        return
+    try:
+        missing = needed - set(controllers.read_text().split())
+    except OSError:
+        missing = needed
+    if missing:
+        raise MachineError(
+            f"The program is signed to run within limits, and this computer's control groups cannot keep them: {controllers} "
+            f"does not name {', '.join(sorted(missing))}. It needs control groups of version 2.",
+            code="machine.limit",
+            retry=Retry.NEVER,
+        )
 
 
 class SystemdRun:
@@ -201,7 +225,9 @@ class SystemdRun:
         if self._ended is None:
             left = self._serve()
             code, how = self._get("Service", "ExecMainStatus"), self._get("Service", "ExecMainCode")
-            if not self._timed_out and self._was_stopped() and self._is_going_down():
+            result = self._get("Service", "Result")
+            stopped = not self._timed_out and self._was_stopped()
+            if stopped and self._is_going_down():
                 self._close()
                 raise MachineError(
                     "The computer is shutting down, which ended the program; the next start looks what came of it.",
@@ -211,12 +237,13 @@ class SystemdRun:
             self._ended = Ended(
                 exit_code=code if how == _CLD_EXITED else None,
                 signal=code if how in _CLD_SIGNALLED else None,
-                timed_out=self._timed_out or self._get("Service", "Result") == "timeout",
+                timed_out=self._timed_out or result == "timeout",
                 output_tail=self._output.finish(),
                 output_bytes=self._output.total_bytes,
                 duration_s=(ended_us / 1e6 if ended_us else time.monotonic()) - self._reference.started_s,
                 survivors_killed=self._survivors,
                 survivors_left=left,
+                ended_by="stopped" if stopped else "memory" if result == "oom-kill" else "",
             )
             self._close()
         return self._ended
@@ -241,7 +268,10 @@ class SystemdRun:
         return 0
 
     def _was_stopped(self) -> bool:
-        """Tell whether systemd was told to end it: a unit that ended by itself stays as it is until `forget`."""
+        """Tell whether systemd was told to end it: a unit that ended by itself stays as it is until `forget`.
+
+        One that was stopped goes; asked about it, systemd answers as for a unit that it has never heard of.
+        """
         return bool(self._get("Unit", "SubState") == "dead")
 
     def _is_going_down(self) -> bool:

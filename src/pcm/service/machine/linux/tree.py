@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pcm.model.errors import MachineError, Retry
 from pcm.service.machine.commands import check_working_directory, compose_environment
-from pcm.service.machine.interface import Account, Ended, Launch, RunningProgram, RunReference
+from pcm.service.machine.interface import Account, Ended, Launch, RunningProgram, RunReference, TreeLimits
 from pcm.service.machine.linux.accounts import account_named, groups_of
 from pcm.service.machine.linux.children import FAMILY, is_own, present_children
 from pcm.service.machine.linux.clock import boot_id
@@ -117,6 +117,7 @@ class TreeProcesses:
         """See `Processes.start`. `machine.busy`: this process already runs a program."""
         reference = reference or self.reference_of(launch)
         check_working_directory(launch.working_directory)
+        _check_limits(launch)
         if self._current is not None:
             raise MachineError(f"Run {self._current.run_id} is still going on in this process.", code="machine.busy")
         account = account_named(launch.run_as)
@@ -149,7 +150,7 @@ class TreeProcesses:
         tree = FoundTree(reference)
         if not tree.look():
             return None
-        output = ProgramOutput.reopen(path, reference.output_limit_bytes)
+        output = ProgramOutput.go_on(path, reference.output_limit_bytes)
         return TreeRun(reference, tree, output, self._keep(path.parent))
 
     def forget(self, reference: RunReference) -> None:
@@ -165,6 +166,16 @@ class TreeProcesses:
             keep_result(folder, ended)
 
         return keep
+
+
+def _check_limits(launch: Launch) -> None:
+    """Refuse limits: the kernel keeps those of a process (setrlimit(2)) per process, or per user, but for no tree."""
+    if launch.limits != TreeLimits():
+        raise MachineError(
+            "The program is signed to run within limits, and without systemd nobody here keeps them for a whole process tree.",
+            code="machine.limit",
+            retry=Retry.NEVER,
+        )
 
 
 def _popen(launch: Launch, account: Account, environment: dict[str, str], output: int) -> subprocess.Popen[bytes]:

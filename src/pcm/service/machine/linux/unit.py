@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from pcm.service.machine.interface import Account, Launch
+from pcm.service.machine.interface import Account, Launch, TreeLimits
 
 # a safety net for when no worker lives; a living one is a moment earlier
 _NET_S = 2.0
@@ -86,11 +86,35 @@ def unit_settings(
         ("StandardErrorFileDescriptor", ("h", 0)),
         ("ExecStart", ("a(sasb)", [(launch.argv[0], [_literal(argument) for argument in launch.argv], False)])),
     ]
+    settings += _limits(launch.limits)
     if account.user_id != os.geteuid():
         settings.append(("User", ("s", account.name or str(account.user_id))))
         if not account.name:
             settings.append(("Group", ("s", str(account.group_id))))
     return settings
+
+
+def _limits(limits: TreeLimits) -> list[tuple[str, tuple[str, Any]]]:
+    """Say what the control group may use, see systemd.resource-control(5)."""
+    settings: list[tuple[str, tuple[str, Any]]] = []
+    if limits.memory_bytes is not None:
+        # swapped memory counts too; and the whole tree ends at once, for the rest of an installer would only do damage
+        settings += [
+            ("MemoryMax", ("t", limits.memory_bytes)),
+            ("MemorySwapMax", ("t", 0)),
+            ("OOMPolicy", ("s", "kill")),
+        ]
+    if limits.cpu_percent is not None:
+        settings.append(("CPUQuotaPerSecUSec", ("t", limits.cpu_percent * 10_000)))
+    if limits.processes is not None:
+        settings.append(("TasksMax", ("t", limits.processes)))
+    return settings
+
+
+def controllers_of(limits: TreeLimits) -> set[str]:
+    """Name the kernel's controllers without which these limits would be words only."""
+    needed = {"memory": limits.memory_bytes, "cpu": limits.cpu_percent, "pids": limits.processes}
+    return {name for name, limit in needed.items() if limit is not None}
 
 
 def _literal(argument: str) -> str:

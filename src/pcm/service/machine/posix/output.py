@@ -24,6 +24,7 @@ _PIPE_BYTES = 1 << 20
 _DRAIN_BYTES = 4 << 20  # at a time, so that a flood cannot keep the caller from looking at its clock
 # more than any pipe holds; a user may have handed the pipe of a program that has ended to a process that never stops writing
 _LAST_DRAINS = 16
+_LOST = b"[... the output was lost: its folder was removed while the program ran ...]\n"
 
 
 class ProgramOutput:
@@ -90,6 +91,24 @@ class ProgramOutput:
             raise MachineError(f"{path} cannot be continued: {error.strerror}.", code="machine.run_folder") from error
         return again
 
+    @classmethod
+    def go_on(cls, path: Path, limit_bytes: int) -> Self:
+        """Go on with a run; with a new file where an installer has removed the run's folder, for the run itself still lives.
+
+        Raises:
+            MachineError: `machine.run_folder`. StoreError: `store.full`.
+        """
+        try:
+            return cls.reopen(path, limit_bytes)
+        except MachineError:
+            for left in (path, _pipe_of(path)):
+                with contextlib.suppress(FileNotFoundError):
+                    left.unlink()
+            anew = cls.create(path, limit_bytes)
+            anew.close_program_end()
+            anew.note(_LOST)
+            return anew
+
     def close_program_end(self) -> None:
         """The program has its own copy now."""
         if self.program_end >= 0:
@@ -107,6 +126,10 @@ class ProgramOutput:
             taken += len(chunk)
             self._take(chunk)
         return True
+
+    def note(self, line: bytes) -> None:
+        """Put a line of our own among what the program writes."""
+        self._take(line)
 
     def finish(self) -> bytes:
         """Take in the rest, complete and close the file; returns the tail. Call once the tree is gone."""

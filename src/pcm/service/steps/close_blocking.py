@@ -1,0 +1,71 @@
+"""Programs that are in the way are asked to end, and ended if they do not, where the order says so; else they are waited for.
+
+Step 9 of 12, after `steps/consent`, before `steps/run`; only for programs that are signed with names of what they cannot run
+beside. The planner has seen them already (`wait.blocking`): what is found here has started since, or is to be closed. Which they
+are, and until when they may end by themselves, stands in the journal while this step goes on, so that the application can show
+it. Nothing but the signed names is ever closed, and only the very processes that were found.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from msgspec.structs import replace
+
+from pcm.model.assignment import State as Stage
+from pcm.service import faults
+from pcm.service.journal import Change
+from pcm.service.machine.interface import Standing
+from pcm.service.records import to_text
+from pcm.service.verdicts import back_off
+from pcm.service.work import Context, Work
+
+NAME = "close_blocking"
+DEFAULT_GRACE_S = 60
+LONGEST_GRACE_S = 600
+_ROUNDS = 3  # some come back, under a new number; then it is better to wait than to fight
+
+
+def close_blocking(work: Work, context: Context) -> Change | None:
+    """See to it that nothing is in the way, or wait on."""
+    names = work.program.blocking_processes
+    found = context.machine.processes_named(names)
+    if found and work.instruction.blocking_policy == "wait":
+        work.detail = {"left": _shown(found)}
+        return _wait_on(found)
+    grace_s = min(work.instruction.notify.countdown_s or DEFAULT_GRACE_S, LONGEST_GRACE_S)
+    closed: list[str] = []
+    killed: list[str] = []
+    for _ in range(_ROUNDS):
+        if not found:
+            break
+        _tell(work, context, found, grace_s)
+        faults.reach("close_blocking.asked")
+        killed += _shown(context.machine.close_processes(found, grace_s))
+        closed += _shown(found)
+        found = context.machine.processes_named(names)
+    work.detail = {"closed": closed, "killed": killed, "left": _shown(found)}
+    if not found:
+        return None
+    return replace(
+        _wait_on(found, " It started again each time it was closed."),
+        not_before=back_off(work.record, context.clock()),
+        attempts=work.record.attempts + 1,
+    )
+
+
+def _tell(work: Work, context: Context, found: Sequence[Standing], grace_s: float) -> None:
+    now = context.clock()
+    detail = {
+        "asked": [{"name": each.name, "process": each.process_id, "user": each.user_id} for each in found],
+        "until": to_text(now + timedelta(seconds=grace_s)),
+    }
+    context.history.note_step(work.run_id, NAME, "begin", now, detail)
+
+
+def _wait_on(found: Sequence[Standing], why: str = "") -> Change:
+    names = ", ".join(sorted({each.name for each in found}))
+    return Change(state=Stage.WAITING, code="wait.blocking", reason=f"It waits until {names} has ended.{why}")
+
+
+def _shown(found: Sequence[Standing]) -> list[str]:
+    return [f"{each.name} ({each.process_id})" for each in found]
