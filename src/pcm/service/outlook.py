@@ -4,13 +4,16 @@ Serves step 7, between `inbox` and `catalogue`, which stored what was verified, 
 check, by `why` and by `list`, so that all three see the same. It changes nothing and asks no network.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from pcm.model.assignment import State as Stage
 from pcm.model.errors import TrustError
 from pcm.model.facts import Facts
+from pcm.model.schedule import resolve
+from pcm.protocol.manifest import Manifest
 from pcm.service.catalogue import count_approvals, read_kept_policy
 from pcm.service.history import History
 from pcm.service.inbox import INSTRUCTIONS, PACKAGES_DUE, VALID_UNTIL, read_header
@@ -60,17 +63,19 @@ class Outlook:
         present = [record for record in records if record.present or record.state not in SETTLED]
         header = read_header(self._state)
         policy = read_kept_policy(self._state)
+        manifests = History(self._state).manifests(record.manifest_sha256 for record in present)
         return Situation(
             client_id=self._client_id,
             facts=self._facts,
             zone=self._zone,
             presence=self._presence(),
             windows=header.windows if header else (),
-            manifests=History(self._state).manifests(record.manifest_sha256 for record in present),
+            manifests=manifests,
             releases=self._state.releases(),
             approvals=count_approvals((record.instruction for record in present), policy, self._client_id, now),
             policy=policy,
             hold=self.find_hold(now),
+            blocking=self._find_blocking(present, manifests, now),
         )
 
     def find_hold(self, now: datetime) -> Hold | None:
@@ -96,6 +101,30 @@ class Outlook:
         if self._state.meta(PACKAGES_DUE):
             return Hold("wait.source", "No distribution server has shown yet what packagers say about these orders.")
         return None
+
+    def _find_blocking(
+        self, records: Iterable[InstructionRecord], manifests: Mapping[str, Manifest], now: datetime
+    ) -> dict[str, tuple[str, ...]]:
+        """What is in the way of what is due. Looking at every process costs milliseconds: only where a program asks for it."""
+        wanted: dict[str, frozenset[str]] = {}
+        for record in records:
+            manifest = manifests.get(record.manifest_sha256)
+            program = None if manifest is None else manifest.programs.get(record.instruction.program)
+            if program is not None and program.blocking_processes and self._is_due(record, now):
+                wanted[record.id] = frozenset(program.blocking_processes)
+        if not wanted:
+            return {}
+        found = {each.name for each in self._machine.processes_named(frozenset().union(*wanted.values()))}
+        return {name: tuple(sorted(names & found)) for name, names in wanted.items() if names & found}
+
+    def _is_due(self, record: InstructionRecord, now: datetime) -> bool:
+        """Whether its time has come, as far as one instruction by itself can tell."""
+        wanted = record.instruction
+        if record.state in SETTLED | {Stage.RUNNING, Stage.RESTART_PENDING}:
+            return False
+        if record.requested_at is not None or wanted.recurrence is not None:
+            return True
+        return wanted.mandatory_after is not None and resolve(wanted.mandatory_after, wanted.clock, self._zone) <= now
 
     def _presence(self) -> Presence:
         sessions = self._machine.sessions()
