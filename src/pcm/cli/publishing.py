@@ -142,10 +142,15 @@ def _pinned_root(
 
 
 def distribution_files(api: Api, status: SiteStatus) -> Callable[[str, int], Iterator[bytes]]:
-    """Reads public files of the site's first distribution server, over HTTP or from its folder on this machine."""
-    locations = [server.location for server in status.servers if server.kind == "distribution"]
+    """Reads public files of the site's first distribution server, over HTTP or from its folder on this machine.
+
+    Shares are left to clients: their account is a client's.
+    """
+    named = [server.location for server in status.servers if server.kind == "distribution"]
+    locations = [location for location in named if not location.startswith("smb:")]
     if not locations:
-        raise RequestError("The site names no distribution server.", code="not_found")
+        what = "no distribution server but shares; publishing needs one over https too" if named else "no distribution server"
+        raise RequestError(f"The site names {what}.", code="not_found")
     location = locations[0].rstrip("/")
 
     def over_http(name: str, most: int) -> Iterator[bytes]:
