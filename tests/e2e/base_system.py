@@ -7,6 +7,7 @@ hash of the recipe, so that a changed recipe builds anew. Hosts never write to i
 import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -40,28 +41,34 @@ OPTIONS = (
 )
 
 
-def base_system() -> Path:
-    """Return the folder of the base system, building it (half a minute) if no earlier run has.
+def base_system(name: str = "base", more: tuple[str, ...] = (), finish: str = "") -> Path:
+    """Return the folder of a base system, building it (half a minute) if no earlier run has.
+
+    Args:
+        name: what the folder's name begins with.
+        more: packages beside `PACKAGES`.
+        finish: shell script that is run in the finished system, as root, without booting it.
 
     Raises:
         RuntimeError: mmdebstrap failed; its words are in the message.
     """
-    recipe = repr((SUITE, PACKAGES, OPTIONS, "v1"))
+    recipe = repr((SUITE, PACKAGES, OPTIONS, "v1", *((more, finish) if more or finish else ())))
     cache = Path(os.environ.get("PCM_TEST_CACHE", "~/.cache/pcm-tests")).expanduser()
     cache.mkdir(parents=True, exist_ok=True)
-    place = cache / f"base-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    place = cache / f"{name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     with (cache / "lock").open("w") as lock:  # two test processes want it at once
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not place.is_dir():
-            build(place)
+            build(place, more, finish)
     return place
 
 
-def build(place: Path) -> None:
+def build(place: Path, more: tuple[str, ...] = (), finish: str = "") -> None:
     """Build beside the place, then move there: a folder of that name is always complete."""
     unfinished = place.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    command = ["mmdebstrap", *OPTIONS, f"--include={','.join(PACKAGES)}", SUITE, str(unfinished)]
+    hooks = [f'--customize-hook=chroot "$1" /bin/sh -euc {shlex.quote(finish)}'] if finish else []
+    command = ["mmdebstrap", *OPTIONS, *hooks, f"--include={','.join((*PACKAGES, *more))}", SUITE, str(unfinished)]
     answer = subprocess.run(
         command,
         env={**os.environ, "LC_ALL": "C"},

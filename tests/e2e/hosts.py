@@ -52,9 +52,13 @@ def wait_for(look: Callable[[], T], what: str, patience_s: float = PATIENCE_S) -
 
 
 class Site:
-    """A site in a folder, served from a process of its own at an address of this machine."""
+    """A site in a folder, served from a process of its own at an address of this machine.
 
-    def __init__(self, folder: Path, address: IPv4Address) -> None:
+    Args:
+        more: further arguments of `pcm site init`, as for other servers.
+    """
+
+    def __init__(self, folder: Path, address: IPv4Address, more: tuple[str, ...] = ()) -> None:
         with socket.create_server((str(address), 0)) as free:
             self.url = f"http://{address}:{free.getsockname()[1]}"
         self.folder = folder / "site"
@@ -66,7 +70,7 @@ class Site:
         self._server: subprocess.Popen[bytes] | None = None
         listen = self.url.removeprefix("http://")
         self._run("site", "init", str(self.folder), "--name", "lab", "--url", self.url, "--listen", listen,
-                  "--single-key", *self._secret)  # fmt: skip
+                  "--single-key", *more, *self._secret)  # fmt: skip
 
     def serve(self) -> None:
         """Start the server and wait until it is ready."""
