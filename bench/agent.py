@@ -2,17 +2,18 @@
 
 import sys
 
-from bench import poll, resident, runs, verify
+from bench import beside, poll, resident, runs, verify
 from bench.measure import Report
 
 
 def main() -> int:
-    """Measure all four; the exit code tells whether every aim holds."""
+    """Measure everything; the exit code tells whether every aim holds."""
     report = Report("agent")
     poll.measure(report)
     verify.measure(report)
     runs.measure(report)
     resident.measure(report)
+    beside.measure(report)
     report.finish()
     return 0
 
