@@ -11,8 +11,8 @@ from collections.abc import Callable, MutableMapping, Sequence
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 
-from pcm.model.errors import TransferError
-from pcm.transport.framing import ACCOUNT_REFUSALS
+from pcm.model.errors import Retry, TransferError
+from pcm.transport.framing import CODES
 from pcm.transport.health import Choice, Health, record_failure, record_success
 
 Result = TypeVar("Result")
@@ -47,8 +47,8 @@ def try_each(
         What `ask` returned, and each attempt up to it.
 
     Raises:
-        TransferError: nobody answered; the code of the last server that was tried (of the first that refused, if any), all of
-            them in the message.
+        TransferError: nobody answered; the code of the last server that was tried (of one that refused, if any), all of them in
+            the message.
     """
     attempts: list[Attempt] = []
     for choice in choices:
@@ -73,7 +73,8 @@ def _nobody(attempts: Sequence[Attempt]) -> TransferError:
     if not attempts:
         return TransferError("No server is configured.", code="transfer.unreachable")
     codes = [attempt.code for attempt in attempts]
-    code = next((code for code in codes if code == "transfer.refused" or code in ACCOUNT_REFUSALS), codes[-1])
+    telling = [code for code in codes if CODES.get(code) is Retry.LATER]  # no other server helps there: somebody has to
+    code = "transfer.refused" if "transfer.refused" in codes else (telling or codes[-1:])[0]
     told = "; ".join(_named(attempt) for attempt in attempts)
     return TransferError(
         (told if len(attempts) == 1 else f"None of {len(attempts)} servers helped. {told}")[:2000], code=code
