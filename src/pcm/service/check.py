@@ -63,11 +63,15 @@ class Equipment(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What came of a check. `problem`: what kept new instructions away, not told by `say`; for exit codes and people."""
+    """What came of a check. `problem`: what kept new instructions away, not told by `say`; for exit codes and people.
+
+    `awaits_logon`: something waits for somebody to log on or off, so the next check is worth more then.
+    """
 
     next_check_s: int
     problem: PcmError | None
     sent: Sent
+    awaits_logon: bool = False
 
 
 class Check:
@@ -121,7 +125,7 @@ class Check:
         look_again = self._restart()
         it.state.touch(inbox.LAST_CHECK, it.clock())
         problem = asked.error if late is None else TrustError(late.reason, code=late.code)
-        return Checked(min(self._pause(plan, asked), look_again), problem, sent)
+        return Checked(min(self._pause(plan, asked), look_again), problem, sent, plan.awaits_logon())
 
     def _end_pauses(self) -> None:
         Journal(self._it.state).end_back_off()
@@ -148,7 +152,9 @@ class Check:
 
     def _reconcile(self) -> None:
         open_runs = self._it.state.rows("SELECT 1 FROM runs WHERE finished = 0 LIMIT 1")
-        waiting = self._it.state.rows("SELECT 1 FROM instructions WHERE state IN ('restart_pending', 'running') LIMIT 1")
+        waiting = self._it.state.rows(
+            "SELECT 1 FROM instructions WHERE state IN ('restart_pending', 'running') LIMIT 1"
+        )
         if not open_runs and not waiting and not self._has_staged():
             return
         from pcm.service.recovery import reconcile  # noqa: PLC0415 - 40 ms that an idle poll does not need

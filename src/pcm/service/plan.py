@@ -18,6 +18,8 @@ from pcm.protocol.manifest import Manifest
 from pcm.protocol.policy import SitePolicy
 from pcm.service.records import InstalledRelease, InstructionRecord, UserRun
 
+_UNTIL_LOGON = frozenset({"wait.presence", "wait.next_logon"})
+
 
 class Action(Enum):
     """What is to be done about one instruction now."""
@@ -129,6 +131,10 @@ class Plan(msgspec.Struct, frozen=True):
         if any(line.action is Action.RUN for line in self.lines):
             return now
         return min((line.until for line in self.lines if line.until is not None and line.until > now), default=None)
+
+    def awaits_logon(self) -> bool:
+        """Whether something waits for somebody to log on or off."""
+        return any(line.code in _UNTIL_LOGON for line in self.lines)
 
 
 class Presence(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ import socket
 import sys
 
 from pcm.service.admission import Admission
-from pcm.service.machine import resident
+from pcm.service.machine import logons, resident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ ALREADY_RUNNING = 6
 MOST_S = 7 * 86_400.0
 FIRST_PAUSE_S = 15.0
 LONGEST_PAUSE_S = 3600.0
+LOGON_S = 5.0  # a session needs a moment until it is complete
+LOGON_PAUSE_S = 30.0
 _MAX_WORD = 512
 _ACCEPTS_AT_ONCE = 64
 _BUSY = (
@@ -65,6 +67,9 @@ class Supervisor:
         self._word = b""
         self._due = resident.boot_seconds()
         self._again = False
+        self._logons = logons.Logons()
+        self._awaited = self._came = False
+        self._begun = 0.0
         self._failures = 0
         self._answers = 0
         self._stopping = False
@@ -80,6 +85,7 @@ class Supervisor:
         notify(b"READY=1\nSTATUS=Waiting for the next check")
         while not self._stopping:
             now = resident.boot_seconds()
+            self._notice_logons(now)
             if self._check is None and now >= self._due:
                 self._start_check()
             self._wait(NAP_S if self._check is not None else min(NAP_S, self._due - now))
@@ -162,7 +168,15 @@ class Supervisor:
         self._due = resident.boot_seconds()
         self._again = self._check is not None
 
+    def _notice_logons(self, now: float) -> None:
+        """Check soon if somebody has come or gone, and the last check said that something waits for that."""
+        self._came |= self._logons.changed()
+        if self._came and self._awaited and self._check is None:
+            self._due = min(self._due, max(now + LOGON_S, self._begun + LOGON_PAUSE_S))
+            self._came = False
+
     def _start_check(self) -> None:
+        self._begun, self._came = resident.boot_seconds(), False
         reading, writing = os.pipe()
         try:
             nothing = os.open(os.devnull, os.O_RDONLY)
@@ -204,6 +218,7 @@ class Supervisor:
         os.close(self._check_output)
         self._check, self._check_output = None, -1
         pause = read_pause(self._word)
+        self._awaited = reads_awaited(self._word)
         if self._again:
             self._again, self._due = False, resident.boot_seconds()
         elif pause is not None and code >= 0:
@@ -235,10 +250,10 @@ class Supervisor:
             for number in os.read(reading, 64):
                 if number == signal.SIGHUP:
                     self._check_soon()
-                else:
+                elif number != logons.SIGNAL:  # that one has woken us, which is all that it is for
                     self._stopping = True
 
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, logons.SIGNAL):
             signal.signal(number, lambda *_: None)  # the wake-up descriptor tells which came
         signal.set_wakeup_fd(writing)
         self._watch(reading, heard)
@@ -261,12 +276,20 @@ class Supervisor:
 
 def read_pause(word: bytes) -> float | None:
     """Seconds until the next check, from a worker's last line `{"next_check_s": 1800}`; None if it says nothing of the kind."""
-    line = word.rstrip(b"\n").rpartition(b"\n")[2]
-    before, key, rest = line.partition(b'"next_check_s":')
-    number = rest.strip(b" }")
+    before, key, rest = _last_line(word).partition(b'"next_check_s":')
+    number = rest.partition(b",")[0].strip(b" }")
     if before != b"{" or not key or not number.isdigit() or len(number) > 9:
         return None
     return min(float(number), MOST_S)
+
+
+def reads_awaited(word: bytes) -> bool:
+    """Whether a worker's last line says that something waits for somebody to log on or off: `..., "logon": true}`."""
+    return _last_line(word).partition(b'"logon":')[2].strip(b" }") == b"true"
+
+
+def _last_line(word: bytes) -> bytes:
+    return word.rstrip(b"\n").rpartition(b"\n")[2]
 
 
 def notify(message: bytes) -> None:

@@ -1,8 +1,9 @@
 """The short-lived process in which work is done: one check, or the answer to one local connection.
 
 Serves steps 6 to 12; started by `supervisor`, ends when it is done. `check` takes the work lock, and prints one line at its end,
-`{"next_check_s": n}`, the supervisor's alarm clock. `answer` finds the connection as its standard input; its exit code says
-whether somebody wants a check. Told to stop (SIGTERM), a check begins no new program; one that runs is seen to its end.
+`{"next_check_s": n}`, the supervisor's alarm clock, with `"logon": true` if something waits for somebody to log on or off.
+`answer` finds the connection as its standard input; its exit code says whether somebody wants a check. Told to stop (SIGTERM),
+a check begins no new program; one that runs is seen to its end.
 
 Process entry: here, and in `main`, every PcmError becomes a message and an exit code; anything else is a mistake of ours and
 shows its trace in the service's log.
@@ -111,7 +112,7 @@ def check(places: Places) -> int:
         with equip(places, lambda _: None, lambda: bool(stopped)) as equipment:
             from pcm.service.check import Check  # noqa: PLC0415
 
-            next_check_s = Check(equipment).perform().next_check_s
+            checked = Check(equipment).perform()
     except PcmError as error:
         _complain(error)
         if error.code == "machine.already_running":
@@ -120,7 +121,7 @@ def check(places: Places) -> int:
             # somebody has to come; looking often would change nothing
             _promise(AFTER_TROUBLE_S)
         return exit_code_of(error)
-    _promise(next_check_s)
+    _promise(checked.next_check_s, awaited=checked.awaits_logon)
     return DONE
 
 
@@ -147,9 +148,9 @@ def main() -> int:
         return exit_code_of(error)
 
 
-def _promise(seconds: int) -> None:
+def _promise(seconds: int, *, awaited: bool = False) -> None:
     with contextlib.suppress(OSError):  # the supervisor was stopped while a program ran; nobody needs the line any more
-        os.write(1, b'{"next_check_s":%d}\n' % seconds)
+        os.write(1, b'{"next_check_s":%d,"logon":true}\n' % seconds if awaited else b'{"next_check_s":%d}\n' % seconds)
 
 
 def _complain(error: PcmError) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pcm.service.supervisor import MOST_S, read_pause
+from pcm.service.supervisor import MOST_S, read_pause, reads_awaited
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ from pcm.service.supervisor import MOST_S, read_pause
         (b'{"next_check_s":5', 5.0),
         (b'x{"next_check_s":5}', None),
         (b'{"next_check_s":5}\nTraceback\n', None),
+        (b'{"next_check_s":1800,"logon":true}\n', 1800.0),
     ],
 )
 def test_the_last_line_counts(word: bytes, pause: float | None) -> None:
@@ -37,3 +38,22 @@ def test_any_bytes_give_a_bounded_pause_or_none(word: bytes) -> None:
 @given(st.integers(0, 10**8), st.text(max_size=30).filter(lambda text: "\n" not in text))
 def test_a_well_formed_line_is_understood_whatever_came_before(seconds: int, before: str) -> None:
     assert read_pause(f'{before}\n{{"next_check_s":{seconds}}}\n'.encode()) == min(float(seconds), MOST_S)
+
+
+@pytest.mark.parametrize(
+    ("word", "awaited"),
+    [
+        (b'{"next_check_s":1800,"logon":true}\n', True),
+        (b'{"next_check_s":1800}\n', False),
+        (b'{"next_check_s":1800,"logon":false}\n', False),
+        (b'{"next_check_s":5,"logon":true}\nTraceback\n', False),
+        (b"", False),
+    ],
+)
+def test_it_says_whether_something_waits_for_a_person(word: bytes, awaited: bool) -> None:
+    assert reads_awaited(word) is awaited
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_say_yes_or_no(word: bytes) -> None:
+    assert reads_awaited(word) in {True, False}
