@@ -38,8 +38,8 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 def shipped_unit() -> str:
     """The unit as it ships, for a service that lives elsewhere."""
     text = SHIPPED.read_text()
-    assert text.count("\nExecStart=/opt/pcm/.venv/bin/pcmsvc run\n") == 1
-    return text.replace("/opt/pcm/.venv/bin/pcmsvc run", "/usr/bin/python3 -m pcm.service.main run")
+    assert text.count("\nExecStart=/opt/pcm/current/bin/pcmsvc run\n") == 1
+    return text.replace("/opt/pcm/current/bin/pcmsvc run", "/usr/bin/python3 -m pcm.service.main run")
 
 
 def wait_for(look: Callable[[], T], what: str, patience_s: float = PATIENCE_S) -> T:

@@ -99,8 +99,7 @@ def enroll(
         RequestError: `not_allowed` (wrong, used or expired token), `conflict` (a client of another site), what else the site
             says. TransferError: no logon server answered. MachineError, StoreError: this computer. Nothing is configured then.
     """
-    configuration = kit.configuration
-    _check_free(places, configuration)
+    check_free(places, kit.configuration)
     create_places(places)
     require_protected(places, machine)
     with machine.lock_instance(places.work_lock) if new_key else contextlib.nullcontext():
@@ -110,15 +109,22 @@ def enroll(
 def _enroll(
     places: Places, machine: Machine, kit: Kit, token: str | None, clock: Callable[[], datetime], *, new_key: bool
 ) -> Enrolled:
-    configuration, replaces = _keep_authority(places, kit.configuration), new_key and os.path.lexists(places.identity)
-    identity = make_identity(places.new_identity if replaces else places.identity)
-    network = Network(
-        TransferClient(TransferStart(machine, configuration), transfer_settings(configuration)), identity, clock
-    )
-    try:
-        answer, server = ask_site(network, configuration, identity, token)
-    finally:
-        network.close()
+    replaces = new_key and os.path.lexists(places.identity)
+    with contextlib.ExitStack() as undo:
+        if not os.path.lexists(places.authority):
+            undo.callback(
+                places.authority.unlink, missing_ok=True
+            )  # a site that says no leaves nothing behind but a key
+        configuration = _keep_authority(places, kit.configuration)
+        identity = make_identity(places.new_identity if replaces else places.identity)
+        network = Network(
+            TransferClient(TransferStart(machine, configuration), transfer_settings(configuration)), identity, clock
+        )
+        try:
+            answer, server = ask_site(network, configuration, identity, token)
+        finally:
+            network.close()
+        undo.pop_all()
     if replaces:
         replace_identity(places.identity, places.new_identity)
     install(places, configuration)
@@ -186,7 +192,23 @@ def _keep_authority(places: Places, configuration: ClientConfiguration) -> Clien
     return msgspec.structs.replace(configuration, ca_file=str(places.authority))
 
 
-def _check_free(places: Places, configuration: ClientConfiguration) -> None:
+def bring_up_to_date(places: Places, configuration: ClientConfiguration) -> None:
+    """Take servers and settings from a newer kit of the same site, without asking anybody. Key and pinned roots stay.
+
+    Raises:
+        RequestError: `conflict`, `not_enrolled`. MachineError, StoreError: they cannot be written.
+    """
+    load_configuration(places)
+    check_free(places, configuration)
+    install(places, _keep_authority(places, configuration))
+
+
+def check_free(places: Places, configuration: ClientConfiguration) -> None:
+    """Make sure that this computer is no client of another site.
+
+    Raises:
+        RequestError: `conflict`; or `protocol.*`: the configuration that is here is damaged.
+    """
     try:
         present = load_configuration(places)
     except RequestError as error:

@@ -10,16 +10,14 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pcm.model.errors import MachineError, PcmError, RequestError
+from pcm.model.errors import MachineError, PcmError
 from pcm.service import printing as show
 from pcm.service.places import Places, create_places, find_places, require_protected
 from pcm.service.worker import DONE, FAILED, exit_code_of, utc_now
 
-_MAX_KIT = 256 * 2**10
-_MAX_TOKEN = 200
 INTERRUPTED = 130
 _STOPPING = b"pcmsvc: stopping; what runs is seen to its end (Ctrl-C again: leave it, and never know how it ended).\n"
 
@@ -65,11 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=command)
         return added
 
+    _installing(add)
     enroll = add("enroll", _enroll, "Make this computer a client of the site that the kit is from.")
-    enroll.add_argument("--kit", type=Path, required=True, help="enrolment kit, from `pcm client kit`")
-    token = enroll.add_mutually_exclusive_group()
-    token.add_argument("--token", help="one-time token ('-': read it from standard input); others here see it")
-    token.add_argument("--token-file", type=Path, help="file with the one-time token")
+    _token_options(enroll, kit_required=True)
     enroll.add_argument(
         "--new-key", action="store_true", help="as another client than before: its key was revoked, or is a copy's"
     )
@@ -88,41 +84,74 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _installing(add: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
+    install = add(
+        "install", _install, "Install this version here, or bring the client that is here to it; safe to repeat."
+    )
+    _token_options(install, kit_required=False)
+    install.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    install.add_argument(
+        "--keep-newer", action="store_true", help="a newer version that is here is no error, and stays"
+    )
+    repair = add("repair", _repair, "Put right what `check` names of the installation. Key and records stay.")
+    repair.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    remove = add("remove", _remove, "Remove the service. Key and records stay, and so does what programs installed.")
+    remove.add_argument("--purge", action="store_true", help="remove key, configuration and records too")
+    remove.add_argument("--wait", action="store_true", help="wait for a program that runs, instead of refusing")
+    remove.add_argument("--keep-program", action="store_true", help="leave the program's files (for package tools)")
+
+
+def _token_options(command: argparse.ArgumentParser, *, kit_required: bool) -> None:
+    command.add_argument("--kit", type=Path, required=kit_required, help="enrolment kit, from `pcm client kit`")
+    token = command.add_mutually_exclusive_group()
+    token.add_argument("--token", help="one-time token ('-': read it from standard input); others here see it")
+    token.add_argument("--token-file", type=Path, help="file with the one-time token")
+
+
+def _install(parsed: argparse.Namespace, places: Places) -> int:
+    from pcm.service.installation.commands import run_install  # noqa: PLC0415 - each command loads its own
+
+    return run_install(parsed, places)
+
+
+def _repair(parsed: argparse.Namespace, places: Places) -> int:
+    from pcm.service.installation.commands import run_repair  # noqa: PLC0415
+
+    return run_repair(parsed, places)
+
+
+def _remove(parsed: argparse.Namespace, places: Places) -> int:
+    from pcm.service.installation.commands import run_remove  # noqa: PLC0415
+
+    return run_remove(parsed, places)
+
+
 def _enroll(parsed: argparse.Namespace, places: Places) -> int:
     from pcm.service.check import PENDING  # noqa: PLC0415 - each command loads its own
-    from pcm.service.enrolment import enroll, read_kit  # noqa: PLC0415
+    from pcm.service.enrolment import enroll  # noqa: PLC0415
+    from pcm.service.installation.commands import start_installed  # noqa: PLC0415
+    from pcm.service.kit_files import read_kit_file, read_token  # noqa: PLC0415
     from pcm.service.machine.here import this_machine  # noqa: PLC0415
     from pcm.service.state import State  # noqa: PLC0415
 
     machine = this_machine()
     if places.home is None and not machine.is_administrator():
         raise MachineError("Only an administrator can enrol this computer; use sudo.", code="machine.rights")
-    try:
-        kit = read_kit(_read(parsed.kit, _MAX_KIT, "enrolment kit"))
-    except RequestError as error:
-        if not error.code.startswith("protocol."):
-            raise
-        raise RequestError(f"{parsed.kit} is no enrolment kit: {error.message}", code=error.code) from None
-    enrolled = enroll(places, machine, kit, _token(parsed), utc_now, new_key=parsed.new_key)
+    kit, given = read_kit_file(parsed.kit), read_token(parsed.token, parsed.token_file)
+    enrolled = enroll(places, machine, kit, given, utc_now, new_key=parsed.new_key)
     with State.open(places.state, utc_now()) as state:
         state.set_meta(PENDING, "1" if enrolled.pending else "")
     show.enrolled(enrolled, kit.configuration.site, as_json=parsed.json)
+    start_installed(places)
     return DONE
 
 
-def _token(parsed: argparse.Namespace) -> str | None:
-    if parsed.token_file is not None:
-        return _read(parsed.token_file, _MAX_TOKEN + 2, "token").decode("ascii", "replace").strip()
-    if parsed.token == "-":  # noqa: S105 - it means: from standard input
-        return sys.stdin.readline(_MAX_TOKEN + 2).strip()
-    return None if parsed.token is None else str(parsed.token).strip()
-
-
 def _check(parsed: argparse.Namespace, places: Places) -> int:
+    from pcm.service.installation.measures import installed_here  # noqa: PLC0415
     from pcm.service.machine.here import this_machine  # noqa: PLC0415
     from pcm.service.requirements import check_requirements  # noqa: PLC0415
 
-    found = check_requirements(places, this_machine(), utc_now)
+    found = [*check_requirements(places, this_machine(), utc_now), *installed_here(places)]
     show.requirements(found, as_json=parsed.json)
     return DONE if all(requirement.holds for requirement in found) else FAILED
 
@@ -221,19 +250,6 @@ def _ledger(parsed: argparse.Namespace, places: Places) -> int:
     assert isinstance(answer, Ledger)
     show.ledger(answer, verify=parsed.action == "verify", as_json=parsed.json)
     return DONE if answer.broken_at is None else FAILED
-
-
-def _read(path: Path, most: int, what: str) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except FileNotFoundError:
-        raise RequestError(f"There is no {what} at {path}.", code="not_found") from None
-    except OSError as error:
-        raise RequestError(f"The {what} at {path} cannot be read: {error.strerror}.", code="request.file") from None
-    if len(data) > most:
-        raise RequestError(f"{path} is too long to be an {what}: more than {most} bytes.", code="protocol.too_long")
-    return data
 
 
 def _complain(error: PcmError, *, as_json: bool) -> None:

@@ -4,6 +4,7 @@ import sys
 
 from pcm.model.errors import MachineError, Retry
 from pcm.service.machine.interface import Machine
+from pcm.service.machine.registration import Registration
 
 
 def this_machine() -> Machine:
@@ -18,6 +19,23 @@ def this_machine() -> Machine:
         return LinuxMachine()
     raise MachineError(
         f"The service does not run on {sys.platform} yet; it needs Linux.",
+        code="machine.unsupported",
+        retry=Retry.NEVER,
+    )
+
+
+def this_registration() -> Registration:
+    """Return this operating system's accounts and services, for whoever installs.
+
+    Raises:
+        MachineError: `machine.unsupported`.
+    """
+    if sys.platform == "linux":
+        from pcm.service.machine.linux.registration import SystemdRegistration  # noqa: PLC0415 - each system loads its own
+
+        return SystemdRegistration()
+    raise MachineError(
+        f"The client cannot be installed on {sys.platform} yet; it needs Linux.",
         code="machine.unsupported",
         retry=Retry.NEVER,
     )
