@@ -3,16 +3,17 @@
 An instruction chooses among signed programs; it carries no command line. Times are aware, UTC unless `clock` is `client`.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 import msgspec
 
 from pcm.model.package import Release, Sha256
-from pcm.model.schedule import check_moment
+from pcm.model.schedule import check_moment, check_rule
 
 Text = Annotated[str, msgspec.Meta(max_length=400)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+LONGEST_OCCURRENCE = timedelta(days=366)
 
 
 class ManifestReference(msgspec.Struct, frozen=True):
@@ -87,3 +88,11 @@ class Instruction(msgspec.Struct, frozen=True, omit_defaults=True):
                 check_moment(moment, name)
         if self.purpose == "mandatory" and self.mandatory_after is None:
             raise ValueError("a mandatory instruction needs mandatory_after")
+        if self.recurrence is not None:
+            check_rule(self.recurrence, self.clock, "recurrence")
+            for name in ("mandatory_after", "expires_after"):
+                moment = getattr(self, name)
+                if moment is not None and not timedelta() <= moment - self.offer_after <= LONGEST_OCCURRENCE:
+                    raise ValueError(
+                        f"{name} must lie within a year after offer_after, for it is counted from each occurrence"
+                    )

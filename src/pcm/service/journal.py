@@ -15,7 +15,7 @@ from pcm.model.errors import RequestError
 from pcm.model.instruction import Instruction
 from pcm.protocol import codec
 from pcm.protocol.report import Outcome, RunResult
-from pcm.service.journal_rows import SELECT_RECORDS, read_outcome, read_record, read_user_run
+from pcm.service.journal_rows import SELECT_RECORDS, read_outcome, read_record, read_user_run, what_runs
 from pcm.service.plan import Line, Plan
 from pcm.service.records import InstructionRecord, UserRun, to_text, to_text_or_none
 from pcm.service.state import State
@@ -101,7 +101,7 @@ class Journal:
             return False
         if wanted.generation > known.generation:
             return True
-        return _what_runs(wanted) != _what_runs(known.instruction) and not self._has_run(known)
+        return what_runs(wanted) != what_runs(known.instruction) and not self._has_run(known)
 
     def _begin(self, each: Verified, now: datetime, *, lost: bool) -> None:
         wanted, at = each.instruction, to_text(now)
@@ -132,7 +132,7 @@ class Journal:
             code = "trust.rollback"
             reason = f"Generation {wanted.generation} is older than {known.generation}, seen before."
             wanted = known.instruction
-        elif _what_runs(wanted) != _what_runs(known.instruction):
+        elif what_runs(wanted) != what_runs(known.instruction):
             wanted = known.instruction  # it ran, or runs: its record tells what did; a newer generation begins anew
         if (wanted, code, reason, True) != (known.instruction, known.verdict_code, known.verdict_reason, known.present):
             with self.state.transaction() as connection:
@@ -223,8 +223,14 @@ class Journal:
             connection.execute(
                 "UPDATE instructions SET occurrence = ?, state = ?, code = '', reason = '', changed = ?, not_before = NULL, "
                 "attempts = 0, requested_at = NULL, requested_by = NULL, deferred_until = NULL, deferrals = 0, "
-                "restart_boot_id = NULL, announced_at = NULL, history_lost = 0 WHERE id = ?",
-                (to_text_or_none(record.occurrence), record.state.value, to_text(now), record.id),
+                "restart_boot_id = NULL, announced_at = NULL, history_lost = ? WHERE id = ?",
+                (
+                    to_text_or_none(record.occurrence),
+                    record.state.value,
+                    to_text(now),
+                    record.history_lost,
+                    record.id,
+                ),
             )
             connection.execute("DELETE FROM user_runs WHERE instruction = ?", (record.id,))
 
@@ -250,6 +256,13 @@ class Journal:
             connection.execute(
                 "UPDATE instructions SET requested_at = ?, requested_by = ? WHERE id = ?",
                 (to_text(now), by, instruction_id),
+            )
+
+    def take_back(self, instruction_id: str) -> None:
+        """Forget that somebody asked; the planner then lets it wait again. The caller has checked who may (`asking`)."""
+        with self.state.transaction() as connection:
+            connection.execute(
+                "UPDATE instructions SET requested_at = NULL, requested_by = NULL WHERE id = ?", (instruction_id,)
             )
 
     def defer(self, instruction_id: str, until: datetime, deadline: datetime, now: datetime) -> datetime:
@@ -299,10 +312,6 @@ class Journal:
         ):
             found.setdefault(row[0], []).append(read_user_run(row))
         return {instruction: tuple(rows) for instruction, rows in found.items()}
-
-    def user_run(self, record: InstructionRecord, user: str) -> UserRun | None:
-        """How far it has come for one user; None: it has not run as this user yet."""
-        return next((each for each in self.user_runs().get(record.id, ()) if each.user == user), None)
 
     def end_for_user(self, instruction_id: str, user: str, change: Change, now: datetime) -> None:
         """Settle one user's part of a program that runs once for each; the instruction waits for the others.
@@ -368,19 +377,6 @@ class Journal:
 
 
 _POSTPONABLE = frozenset({Stage.OFFERED, Stage.WAITING, Stage.DOWNLOADING, Stage.READY, Stage.ASKED, Stage.DEFERRED})
-
-
-def _what_runs(instruction: Instruction) -> tuple[object, ...]:
-    """What makes two orders the same one. Times and priority may change without beginning anew."""
-    return (
-        instruction.generation,
-        instruction.package,
-        instruction.release,
-        instruction.program,
-        instruction.manifest.sha256,
-        instruction.parameters,
-        instruction.purpose,
-    )
 
 
 def _outcome(record: InstructionRecord, change: Change, now: datetime) -> Outcome:

@@ -1,4 +1,4 @@
-"""How the journal's rows are read: instructions, users' parts and outcomes as typed values. No I/O.
+"""How the journal's rows are read, and told apart: instructions, users' parts and outcomes as typed values. No I/O.
 
 Serves steps 6–12, behind `pcm.service.journal`, which asks the database and changes it. A row that cannot be read is damage to
 the store, and says so; nothing is guessed.
@@ -85,3 +85,16 @@ def read_outcome(body: bytes) -> Outcome:
     """What waits to be reported. Raises StoreError `store.damaged`."""
     outcome: Outcome = _decode(_outcomes, body)
     return outcome
+
+
+def what_runs(instruction: Instruction) -> tuple[object, ...]:
+    """What makes two orders the same one. Times and priority may change without beginning anew."""
+    return (
+        instruction.generation,
+        instruction.package,
+        instruction.release,
+        instruction.program,
+        instruction.manifest.sha256,
+        instruction.parameters,
+        instruction.purpose,
+    )

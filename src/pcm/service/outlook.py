@@ -23,7 +23,8 @@ from pcm.service.pausing import CODE as PAUSE_CODE
 from pcm.service.pausing import read_pause
 from pcm.service.plan import Hold, Plan, Presence, Situation
 from pcm.service.planner import plan
-from pcm.service.planner_case import SETTLED
+from pcm.service.planner_case import DONE_WELL, SETTLED
+from pcm.service.planner_rules import SUPERSEDED
 from pcm.service.records import InstructionRecord, to_time
 from pcm.service.state import State
 from pcm.trust.clock import check_clock
@@ -60,22 +61,27 @@ class Outlook:
 
     def situation(self, records: Iterable[InstructionRecord], now: datetime) -> Situation:
         """Everything but the records that decisions depend on."""
-        present = [record for record in records if record.present or record.state not in SETTLED]
+        every = list(records)
+        present = [record for record in every if record.present or record.state not in SETTLED]
         header = read_header(self._state)
         policy = read_kept_policy(self._state)
-        manifests = History(self._state).manifests(record.manifest_sha256 for record in present)
+        history = History(self._state)
+        manifests = history.manifests(record.manifest_sha256 for record in (*present, *_stand_in(every)))
+        windows = header.windows if header else ()
         return Situation(
             client_id=self._client_id,
             facts=self._facts,
             zone=self._zone,
             presence=self._presence(),
-            windows=header.windows if header else (),
+            windows=windows,
             manifests=manifests,
             releases=self._state.releases(),
             approvals=count_approvals((record.instruction for record in present), policy, self._client_id, now),
             policy=policy,
             hold=self.find_hold(now),
             blocking=self._find_blocking(present, manifests, now),
+            user_runs=Journal(self._state).user_runs(),
+            durations=history.durations() if windows else {},
         )
 
     def find_hold(self, now: datetime) -> Hold | None:
@@ -136,6 +142,13 @@ class Outlook:
             next(iter(active)) if len(active) == 1 else None,
             tuple(sorted({session.user for session in sessions if session.user_id == 0})),
         )
+
+
+def _stand_in(records: list[InstructionRecord]) -> list[InstructionRecord]:
+    """What is done and may have taken another's place for good, although no file names it any more."""
+    if not any(record.present and record.code == SUPERSEDED for record in records):
+        return []
+    return [record for record in records if not record.present and record.state in DONE_WELL]
 
 
 def clock_problem(state: State, now: datetime) -> Hold | None:

@@ -6,13 +6,15 @@ lines. Asked again at every look (KB Q163488). It never changes anything, and a 
 """
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from pcm.model.errors import RequestError
 from pcm.service.plan import Action, Finding, Line, Plan, Situation
-from pcm.service.planner_case import SETTLED, Case, Desk, make_case, make_desk, removes
-from pcm.service.planner_rules import FETCH_MEANWHILE, RULES, pause_of, user_of
+from pcm.service.planner_case import AT_WORK, SETTLED, Case, Desk, make_case, make_desk, removes
+from pcm.service.planner_people import begin_of_countdown, pause_of, spares_early, user_of
+from pcm.service.planner_rules import FETCH_MEANWHILE, RULES, Rule, rules_for
+from pcm.service.planner_supersedence import find_superseded
 from pcm.service.records import InstructionRecord
 
 
@@ -36,42 +38,65 @@ def plan(records: Iterable[InstructionRecord], situation: Situation, now: dateti
     for record in records:
         if record.id in cases:
             raise RequestError(f"Two instructions have the id {record.id}.", code="request.duplicate")
-        cases[record.id] = make_case(record, situation)
+        cases[record.id] = make_case(record, situation, now)
     ordered, circular = _order(cases)
     desk = make_desk(cases, _contradictions(cases, circular), situation, now, explain=explain)
-    return Plan(tuple(_decide(case, desk) for case in ordered if not _is_history(case)))
+    superseded = find_superseded(cases, desk)
+    if superseded:
+        desk = desk._replace(superseded=superseded)
+    rules = RULES if explain else rules_for(desk)
+    return Plan(tuple(_decide(case, desk, rules) for case in ordered if not _is_history(case)))
 
 
 def _is_history(case: Case) -> bool:
     return not case.record.present and case.record.state in SETTLED
 
 
-def _decide(case: Case, desk: Desk) -> Line:
-    trace, decisive = _ask_all(case, desk) if desk.explain else ((), _ask(case, desk))
+def _decide(case: Case, desk: Desk, rules: Sequence[Rule]) -> Line:
+    trace, decisive = _ask_all(case, desk) if desk.explain else ((), _ask(case, desk, rules))
+    record = case.record
     if decisive is None:
         return Line(
-            record=case.record,
+            record=record,
             action=Action.RUN,
-            state=case.record.state,
+            state=record.state,
             code="due",
             reason="It is due.",
             run_as=_run_as(case, desk),
+            announced=record.announced_at,
+            begins=case.begins,
+            deadline=case.deadline,
+            expires=case.expires,
+            next_occurrence=case.again,
             trace=trace,
         )
+    until, again = decisive.until, case.again
     return Line(
-        record=case.record,
+        record=record,
         action=Action.FETCH if _may_fetch(case, desk, decisive) else decisive.action,
         state=decisive.state,
         code=decisive.code,
         reason=decisive.text,
-        until=decisive.until,
+        until=again if until is None or (again is not None and again < until) else until,
+        announced=_announced(case, desk, decisive),
+        begins=case.begins,
+        deadline=case.deadline,
+        expires=case.expires,
+        next_occurrence=again,
         trace=trace,
     )
 
 
-def _ask(case: Case, desk: Desk) -> Finding | None:
+def _announced(case: Case, desk: Desk, decisive: Finding) -> datetime | None:
+    """When its countdown began. What does not come to its start after all is announced anew, with a whole countdown."""
+    if decisive.code == "wait.countdown":
+        return begin_of_countdown(case, desk)
+    return case.record.announced_at if decisive.action is Action.DONE or decisive.state in AT_WORK else None
+
+
+def _ask(case: Case, desk: Desk, rules: Sequence[Rule]) -> Finding | None:
     """The first rule that does not hold; None if all do."""
-    for rule in RULES:
+    for rule in rules:
         finding = rule(case, desk)
         if not finding.holds:
             return finding
@@ -99,7 +124,8 @@ def _may_fetch(case: Case, desk: Desk, decisive: Finding) -> bool:
         and not case.record.fetched
         and case.manifest is not None
         and bool(case.manifest.files)
-        and pause_of(case, desk) is None
+        and pause_of(case.record.not_before, desk.now) is None
+        and not spares_early(case, desk)
     )
 
 

@@ -15,7 +15,7 @@ from pcm.protocol.policy import SitePolicy
 from pcm.service.plan import Action, Line, Plan, Presence, Situation
 from pcm.service.planner import plan
 from pcm.service.planner_case import DONE_WELL, SETTLED
-from pcm.service.planner_rules import LONGEST_PAUSE
+from pcm.service.planner_people import LONGEST_PAUSE
 from pcm.service.records import InstructionRecord
 from tests.unit.service_engine.making import NOON, instruction, job_id, manifest, record, situation
 

@@ -14,8 +14,8 @@ from datetime import datetime
 from pcm.model.assignment import State as Stage
 from pcm.model.errors import TrustError
 from pcm.model.program import build_argv
-from pcm.model.schedule import resolve
 from pcm.service.journal import Change
+from pcm.service.planner_case import times_of
 from pcm.service.records import InstalledRelease
 from pcm.service.work import Context, Work
 
@@ -62,9 +62,9 @@ def check_still_allowed(work: Work, context: Context) -> Change | None:
 
 
 def has_expired(work: Work, context: Context, now: datetime) -> bool:
-    """Whether the instruction's time is over."""
-    end = work.instruction.expires_after
-    return end is not None and now >= resolve(end, work.instruction.clock, context.zone)
+    """Whether the instruction's time is over; of a recurring one, that of its present occurrence."""
+    end = times_of(work.instruction, work.record.occurrence, context.zone).expires
+    return end is not None and now >= end
 
 
 def check_floor(work: Work, here: InstalledRelease | None) -> None:
