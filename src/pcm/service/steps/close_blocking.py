@@ -48,6 +48,7 @@ def close_blocking(work: Work, context: Context) -> Change | None:
         return None
     return replace(
         _wait_on(found, " It started again each time it was closed."),
+        code="blocking.comes_back",
         not_before=back_off(work.record, context.clock()),
         attempts=work.record.attempts + 1,
     )

@@ -52,7 +52,7 @@ def judge(
         why = "The service stopped while it ran, and nobody saw it end."
         verdict = judge_unseen(result, looked, why)
     else:
-        runs = len(context.history.runs(run.instruction, run.generation))
+        runs = context.history.tries(run)
         verdict = judge_end(record, result, looked, runs, context.machine.boot_id(), ended.ended_by)
     return with_verdict(Judged(run, record, manifest, verdict, verdict), verdict)
 
@@ -141,7 +141,8 @@ def make_entry(run: RunRecord, instruction: Instruction, result: RunResult, chan
         started=run.started,
         ended=result.ended,
         exit_code=result.exit_code,
-        state=change.state.value,
+        # of a run that worked badly, and is returned from, the instruction is still at work
+        state=(Stage.FAILED if change.state is Stage.RUNNING else change.state).value,
     )
 
 

@@ -127,8 +127,8 @@ def _matching_name(process_id: int, names: Collection[str]) -> str | None:
     except OSError:
         return None
     for name in names:
-        cut = name.encode()[:_COMM_BYTES].decode(errors="replace")
-        if called == cut and (cut == name or _says(process_id, name)):
+        cut = name.encode()[:_COMM_BYTES]
+        if called == cut.decode(errors="replace") and (len(cut) < _COMM_BYTES or _says(process_id, name)):
             return name
     return None
 

@@ -1,0 +1,141 @@
+"""A program that cannot run beside others: they are waited for, or closed if the order says so. Real processes."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pcm.model.assignment import State as Stage
+from pcm.model.detection import FileDetection
+from pcm.model.facts import Facts
+from pcm.model.instruction import Notify
+from pcm.model.program import Program
+from pcm.service.machine.linux.blocking import processes_named
+from pcm.service.outlook import Outlook
+from pcm.service.records import InstructionRecord, StepRecord
+from tests.integration.service_engine.trivial import BLOCKER, CLIENT, Client, wait_for
+
+Begin = Callable[[str], subprocess.Popen[bytes]]
+COMES_BACK = "#!/bin/sh\ntrap '\"$0\" & exit 0' TERM\nwhile :; do sleep 0.02; done\n"
+STUBBORN = "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 0.05; done\n"
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[Client]:
+    home = tmp_path / "home"
+    done = FileDetection(path=str(home / "installed"))
+    made = Client(
+        home, {"install": Program(argv=("setup", str(home)), detect=done, blocking_processes=(BLOCKER, "pcm-other"))}
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Starts what is in the way: a copy of `sleep`, or a script."""
+    running: list[subprocess.Popen[bytes]] = []
+    path = tmp_path / BLOCKER
+
+    def start(script: str = "") -> subprocess.Popen[bytes]:
+        if script:
+            path.write_text(script)
+            path.chmod(0o755)
+        else:
+            shutil.copy("/bin/sleep", path)
+        process = subprocess.Popen([path, "600"], start_new_session=True)
+        running.append(process)
+        wait_for(lambda: b"pcm-test-" in Path(f"/proc/{process.pid}/comm").read_bytes())
+        return process
+
+    yield start
+    path.unlink(missing_ok=True)
+    for process in running:
+        process.kill()
+        process.wait()
+    while left := processes_named([BLOCKER]):  # children of the one that comes back
+        for each in left:
+            os.kill(each.process_id, signal.SIGKILL)
+
+
+def only(client: Client) -> InstructionRecord:
+    [record] = client.context.journal.records()
+    return record
+
+
+def steps(client: Client) -> list[StepRecord]:
+    found = client.state.rows("SELECT run FROM steps ORDER BY seq DESC LIMIT 1")
+    return [each for each in client.context.history.steps(found[0][0]) if each.step == "close_blocking"]
+
+
+def test_nothing_in_the_way_costs_one_look(client: Client) -> None:
+    client.check(client.instruction())
+    assert only(client).state is Stage.SUCCEEDED
+    assert steps(client)[-1].detail == {"closed": [], "killed": [], "left": []}
+
+
+def test_what_is_in_the_way_is_waited_for(client: Client, begin: Begin) -> None:
+    blocker = begin("")
+    client.check(client.instruction())
+    assert (only(client).state, only(client).code, client.counted()) == (Stage.WAITING, "wait.blocking", 0)
+    assert BLOCKER in only(client).reason
+    assert blocker.poll() is None, "nobody said that it may be closed"
+    assert list(client.context.staging.iterdir()) == []
+    blocker.kill()
+    blocker.wait()
+    client.check()
+    assert (only(client).state, client.counted()) == (Stage.SUCCEEDED, 1)
+
+
+def test_what_is_in_the_way_is_asked_to_end_where_the_order_says_so(client: Client, begin: Begin) -> None:
+    blocker = begin("")
+    client.check(client.instruction(blocking_policy="close", notify=Notify(countdown_s=30)))
+    assert blocker.wait(5) == -signal.SIGTERM
+    assert (only(client).state, client.counted()) == (Stage.SUCCEEDED, 1)
+    begun, told, ended = steps(client)
+    assert (begun.detail, told.phase) == ({}, "begin")
+    [asked] = told.detail["asked"]
+    assert (asked["name"], asked["process"]) == (BLOCKER, blocker.pid)
+    assert told.detail["until"] > told.at.isoformat()
+    assert ended.detail == {"closed": [f"{BLOCKER} ({blocker.pid})"], "killed": [], "left": []}
+
+
+def test_what_does_not_end_is_ended_when_its_time_is_over(client: Client, begin: Begin) -> None:
+    blocker = begin(STUBBORN)
+    client.check(client.instruction(blocking_policy="close", notify=Notify(countdown_s=1)))
+    assert blocker.wait(5) == -signal.SIGKILL
+    assert only(client).state is Stage.SUCCEEDED
+    assert steps(client)[-1].detail["killed"] == [f"{BLOCKER} ({blocker.pid})"]
+
+
+def test_what_comes_back_each_time_is_not_fought_for_ever(client: Client, begin: Begin) -> None:
+    begin(COMES_BACK)
+    client.check(client.instruction(blocking_policy="close", notify=Notify(countdown_s=5)))
+    record = only(client)
+    assert (record.state, record.code, record.attempts, client.counted()) == (
+        Stage.WAITING,
+        "blocking.comes_back",
+        1,
+        0,
+    )
+    assert record.not_before is not None
+    assert "started again each time" in record.reason
+
+
+def test_the_planner_is_told_of_what_is_due_only(client: Client, begin: Begin) -> None:
+    later = client.instruction(2, mandatory_after=client.now().replace(year=2099))
+    optional = client.instruction(3, purpose="optional")
+    client.take_in(client.instruction(1), later, optional)
+    outlook = Outlook(client.state, client.machine, CLIENT, Facts(host_name="host", platform="linux-x86_64"))
+    assert outlook.situation(client.context.journal.records(), client.now()).blocking == {}
+    begin("")
+    found = outlook.situation(client.context.journal.records(), client.now()).blocking
+    assert found == {client.instruction(1).id: (BLOCKER,)}
+    with client.state.transaction() as connection:
+        connection.execute("UPDATE instructions SET requested_at = changed WHERE id = ?", (optional.id,))
+    found = outlook.situation(client.context.journal.records(), client.now()).blocking
+    assert set(found) == {client.instruction(1).id, optional.id}
