@@ -12,6 +12,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+from pcm.cli.setup_file import with_length
 from tools.bootstrap import ROOT
 from tools.packages.inputs import Architecture, BuildError
 from tools.packages.tree import LAUNCHED, PACKAGING
@@ -95,14 +96,6 @@ def make_setup(tree: Path, target: Path, version: str, architecture: Architectur
         head = head.replace(f"@{name}@", value)
     target.write_bytes(with_length(head) + data)
     target.chmod(0o755)
-
-
-def with_length(head: str) -> bytes:
-    """A setup's head with its own length in it."""
-    digits = 1
-    while len(str(length := len(head.replace("@HEAD_BYTES@", "0" * digits).encode()))) != digits:
-        digits += 1
-    return head.replace("@HEAD_BYTES@", str(length)).encode()
 
 
 def _package_root(tree: Path, root: Path, epoch: int) -> Path:

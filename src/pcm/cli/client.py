@@ -1,4 +1,7 @@
-"""`pcm client`: list, show, why, approve, revoke, resume, token, kit. Enrolment, and the site's half of 'why' (steps 3 to 12)."""
+"""`pcm client`: list, show, why, approve, revoke, resume, token, kit, installer.
+
+Enrolment, and the site's half of 'why' (steps 3 to 12).
+"""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -10,6 +13,7 @@ from pcm.cli.api import segment
 from pcm.cli.ask import confirm
 from pcm.cli.contexts import write_private
 from pcm.cli.duration import DURATION
+from pcm.cli.installer import installer
 from pcm.cli.settings import Settings
 from pcm.cli.verbs import Noun
 from pcm.model.errors import RequestError
@@ -24,6 +28,9 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.group("client", cls=Noun)
 def command() -> None:
     """Managed computers. CLIENT is an id, the beginning of one, or a host name."""
+
+
+command.add_command(installer)
 
 
 @command.command("list")
