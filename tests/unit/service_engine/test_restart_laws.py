@@ -23,8 +23,10 @@ from tests.unit.service_engine.making import NOON, instruction
 from tests.unit.service_engine.restarting import Restarting
 
 PEOPLE = st.sampled_from(("alice", "bob"))
-SPANS = st.sampled_from((1, 30, 59, 60, 61, 300, 599, 600, 3600, 7200, 40_000))
-TIMES_A_DAY = (Window(days=("wed", "thu", "fri"), start="13:00", minutes=180, clock="utc"),)
+SPANS = st.sampled_from((1, 30, 61, 300, 601, 601, 1801, 1801, 4000))
+WINDOWS = tuple(
+    Window(days=("wed", "thu", "fri"), start=f"{hour}:30", minutes=40, clock="utc") for hour in range(10, 24)
+)
 
 
 class Restarts(RuleBasedStateMachine):
@@ -43,9 +45,11 @@ class Restarts(RuleBasedStateMachine):
         self._state.close()
         self._folder.cleanup()
 
-    @initialize(windows=st.booleans())
-    def set_up(self, windows: bool) -> None:
-        self.client.windows = TIMES_A_DAY if windows else ()
+    @initialize(windows=st.booleans(), people=st.sets(PEOPLE), obeys=st.booleans())
+    def set_up(self, windows: bool, people: set[str], obeys: bool) -> None:
+        self.client.windows = WINDOWS if windows else ()
+        self.client.computer.people = dict.fromkeys(people, False)
+        self.client.computer.obeys = obeys
 
     def pending(self) -> list[Instruction]:
         boot = self.client.computer.boot_id()
@@ -55,9 +59,10 @@ class Restarts(RuleBasedStateMachine):
             if record.state is Stage.RESTART_PENDING and record.restart_boot_id == boot
         ]
 
+    @precondition(lambda self: len(self.pending()) < 3)
     @rule(
-        policy=st.sampled_from(("never", "ask", "force")),
-        ignore=st.booleans(),
+        policy=st.sampled_from(("never", "ask", "force", "force")),
+        ignore=st.integers(0, 3).map(lambda number: number == 0),
         countdown=st.sampled_from((0, 30, 600)),
         times=st.integers(0, 2),
         budget=st.sampled_from((60, 3600)),
@@ -76,18 +81,16 @@ class Restarts(RuleBasedStateMachine):
             self.client.ask_for_restart(order)
             self.tries = 0
 
-    @rule(seconds=SPANS)
-    def time_passes(self, seconds: int) -> None:
-        self.client.pass_time(seconds=seconds)
+    @rule(seconds=SPANS, checks=st.integers(1, 6))
+    def time_passes(self, seconds: int, checks: int) -> None:
+        for _ in range(checks):
+            self.client.pass_time(seconds=seconds)
+            self.the_service_checks()
 
     @rule(name=PEOPLE)
     def somebody_comes_or_goes(self, name: str) -> None:
         if self.client.computer.people.pop(name, None) is None:
             self.client.computer.people[name] = False
-
-    @rule(obeys=st.booleans())
-    def it_obeys_or_not(self, obeys: bool) -> None:
-        self.client.computer.obeys = obeys
 
     @rule(name=PEOPLE, hours=st.integers(1, 5))
     def somebody_postpones(self, name: str, hours: int) -> None:
@@ -101,7 +104,7 @@ class Restarts(RuleBasedStateMachine):
             sessions = self.client.computer.sessions()
             restart.ask_now(self._state, name, sessions, self.client.now, administrator=name == "root")
 
-    @precondition(lambda self: self.client.computer.boot < 50)
+    @precondition(lambda self: self.number % 3 == 2)
     @rule()
     def somebody_else_restarts_it(self) -> None:
         self.client.computer.boot += 1
@@ -156,5 +159,5 @@ class Restarts(RuleBasedStateMachine):
             assert row.deferrals <= max(order.deferral.times for order in self.client.orders.values())
 
 
-Restarts.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Restarts.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 TestRestarts = Restarts.TestCase
