@@ -68,6 +68,12 @@ def missing_apt() -> str | None:
     return None
 
 
+def missing_rpm() -> str | None:
+    """RPM's own programs, to build and install packages with."""
+    absent = [tool for tool in ("rpm", "rpmbuild") if shutil.which(tool) is None]
+    return f"needs {' and '.join(absent)} (Debian package rpm)" if absent else None
+
+
 def missing_nspawn() -> str | None:
     """Everything that booting a Debian host with systemd takes, but the base system itself (a fixture builds that)."""
     if os.geteuid() != 0:
@@ -125,6 +131,7 @@ PROBES: dict[str, Callable[[], str | None]] = {
     "overlayfs": missing_overlayfs,
     "postgresql": missing_postgresql,
     "root": missing_root,
+    "rpm": missing_rpm,
     "userns": missing_userns,
     "users": missing_users,
 }

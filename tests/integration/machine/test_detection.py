@@ -152,6 +152,68 @@ def test_rpm_is_asked_where_it_is_and_not_applicable_elsewhere(look: Look) -> No
     assert answer.applicable == any(Path(folder, "rpm").exists() for folder in ("/usr/bin", "/bin"))
 
 
+SPEC = """\
+Name: pcm-test
+Epoch: 2
+Version: {}
+Release: 3
+Summary: One file
+License: MIT
+BuildArch: noarch
+%description
+One file.
+%install
+mkdir -p %{{buildroot}}/opt/pcm-test && echo 1 > %{{buildroot}}/opt/pcm-test/file-{}
+%files
+/opt/pcm-test/file-{}
+"""
+
+
+def install_rpm(folder: Path, *versions: str) -> tuple[str, ...]:
+    """Build real RPM packages and install them into a database of their own; returns how rpm is called to ask it."""
+    rpm = ("rpm", "--dbpath", str(folder / "db"))
+    for version in versions:
+        spec = folder / "test.spec"
+        spec.write_text(SPEC.format(version, version, version))
+        subprocess.run(["rpmbuild", "-bb", "--define", f"_topdir {folder}/top", spec], check=True, capture_output=True)
+        [made] = (folder / "top" / "RPMS").rglob(f"*-{version}-3*.rpm")
+        # only what the database says matters here; the files stay away from this machine
+        subprocess.run([*rpm, "--install", "--justdb", "--nodeps", "--force", made], check=True, capture_output=True)
+    return rpm
+
+
+@pytest.mark.needs("rpm")
+def test_a_real_rpm_package_is_found_with_its_epoch_version_and_release(look: Look, tmp_path: Path) -> None:
+    rpm = install_rpm(tmp_path, "1.2")
+    asked = dataclasses.replace(look, rpm=rpm)
+    answer = detect(RpmDetection("pcm-test"), asked)
+    assert (answer.found, answer.version) == (True, "2:1.2-3")
+    fits = {">= 2:1.2": True, ">= 2:1.2-3": True, "> 2:1.2-3": False, ">= 2:1.10": False, "< 3:0": True, ">= 1.9": True}
+    assert {constraint: detect(RpmDetection("pcm-test", constraint), asked).found for constraint in fits} == fits
+    assert not detect(RpmDetection("pcm-tes"), asked).found
+    assert detect(Not(RpmDetection("other")), asked).found
+    subprocess.run([*rpm, "--erase", "--justdb", "pcm-test"], check=True)
+    assert not detect(RpmDetection("pcm-test"), asked).found
+
+
+@pytest.mark.needs("rpm")
+def test_of_several_installed_versions_one_that_fits_is_enough(look: Look, tmp_path: Path) -> None:
+    asked = dataclasses.replace(look, rpm=install_rpm(tmp_path, "1.2", "1.10"))
+    assert detect(RpmDetection("pcm-test", "= 2:1.2-3"), asked).found
+    assert detect(RpmDetection("pcm-test", "= 2:1.10-3"), asked).found
+    assert not detect(RpmDetection("pcm-test", "> 2:1.10-3"), asked).found
+
+
+@pytest.mark.needs("rpm")
+def test_q190135_an_rpm_database_that_cannot_be_read_is_no_answer(look: Look, tmp_path: Path) -> None:
+    rpm = install_rpm(tmp_path, "1.2")
+    for file in (tmp_path / "db").iterdir():
+        file.write_bytes(b"damaged" * 1000)
+    with pytest.raises(MachineError) as untold:
+        detect(RpmDetection("pcm-test"), dataclasses.replace(look, rpm=rpm))
+    assert untold.value.code == "machine.detection"
+
+
 def test_all_any_and_not_combine_three_answers(look: Look, tmp_path: Path) -> None:
     kinds: dict[str, Detection] = {"yes": there(tmp_path), "no": absent(tmp_path), "none": WINDOWS}
     for first, second in itertools.product(kinds, repeat=2):

@@ -40,6 +40,7 @@ COMMAND_LIMIT_S = 60.0
 _OUTPUT_BYTES = 65536
 _MAX_DEPTH = 20
 _CHUNK_BYTES = 1 << 20
+_RPM_MARK = "installed="  # tells rpm's answers from its warnings, which come the same way
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Look:
         package_directory: where a command's relative path is looked for first; None if nothing is staged.
         limit_s: time limit of one command, in seconds.
         dpkg_versions: finds installed versions of a Debian package.
+        rpm: how rpm is called; its options may name another database.
     """
 
     processes: Processes
@@ -69,6 +71,7 @@ class Look:
     package_directory: Path | None = None
     limit_s: float = COMMAND_LIMIT_S
     dpkg_versions: Callable[[str], list[str] | None] = dpkg_versions
+    rpm: tuple[str, ...] = ("rpm",)
 
 
 def detect(detection: Detection, look: Look, depth: int = 0) -> Detected:
@@ -156,14 +159,28 @@ def _detect_dpkg(detection: DpkgDetection, look: Look) -> Detected:
 
 
 def _detect_rpm(detection: RpmDetection, look: Look) -> Detected:
-    question = ["rpm", "-q", "--qf", "%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n", "--", detection.package]
+    question = [
+        *look.rpm,
+        "-q",
+        "--qf",
+        f"{_RPM_MARK}%{{EPOCHNUM}}:%{{VERSION}}-%{{RELEASE}}\\n",
+        "--",
+        detection.package,
+    ]
     try:
         ended = _run(question, look)
     except MachineError as error:
         if error.code == "machine.program_not_found":
             return Detected(found=False, detail="there is no rpm here", applicable=False)
         raise
-    versions = ended.output_tail.decode(errors="replace").split() if ended.exit_code == 0 else []
+    lines = ended.output_tail.decode(errors="replace").splitlines()
+    versions = [line.removeprefix(_RPM_MARK) for line in lines if line.startswith(_RPM_MARK)]
+    # a database that rpm cannot read is, in its own words, one in which nothing is installed
+    problem = next((line for line in lines if line.startswith(("error:", "fatal:"))), "")
+    if problem or (not versions and ended.exit_code != 1):
+        raise _untold(
+            f"rpm cannot tell whether {detection.package} is installed: {problem[:200] or 'it gave no answer'}."
+        )
     return _judge("RPM package", detection.package, versions, detection.version, compare_rpm)
 
 
