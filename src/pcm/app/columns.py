@@ -12,9 +12,10 @@ from typing import TextIO
 
 from pcm.protocol.printable import printable
 
-BOLD, DIM, RED, GREEN, YELLOW = "1", "2", "31", "32", "33"
+BOLD, DIM, RED, GREEN, YELLOW, CYAN = "1", "2", "31", "32", "33", "36"
 _GAP = "  "
 _NARROWEST = 16
+_NARROW = 60
 
 
 class Screen:
@@ -28,7 +29,9 @@ class Screen:
     def __init__(self, stream: TextIO, width: int | None = None) -> None:
         self._stream = stream
         looks = stream.isatty()
-        self.colour = looks and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self.colour = self._may_colour = looks and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self.moves = looks and os.environ.get("TERM", "dumb") != "dumb"  # lines can be drawn again in their place
+        self.plain = "utf" not in (getattr(stream, "encoding", None) or "").lower()
         self.width = width or (shutil.get_terminal_size((100, 24)).columns if looks else 160)
 
     def line(self, text: str = "", style: str = "") -> None:
@@ -38,6 +41,33 @@ class Screen:
     def raw(self, text: str) -> None:
         """Write one line as it is: our own styles and text that is printable already."""
         print(text, file=self._stream)
+
+    @property
+    def height(self) -> int:
+        """Lines that fit on the screen."""
+        return shutil.get_terminal_size((100, 24)).lines
+
+    def measure(self) -> None:
+        """Look again how wide the terminal is: somebody may have drawn it wider. Where lines must be cut, none has colours."""
+        if self.moves:
+            self.width = shutil.get_terminal_size((100, 24)).columns
+            self.colour = self._may_colour and self.width >= _NARROW
+
+    def flush(self) -> None:
+        """Let what was written be seen."""
+        self._stream.flush()
+
+    def draw(self, lines: Sequence[str], over: int) -> None:
+        """Write lines that are ready, over as many that were written before."""
+        back = f"\x1b[{over}A" if over else ""
+        self._stream.write(f"{back}\r\x1b[J" + "".join(f"{line}\n" for line in lines))
+        self._stream.flush()
+
+    def show_cursor(self, shown: bool) -> None:
+        """Hide the cursor while lines are drawn again and again, or show it."""
+        if self.moves:
+            self._stream.write("\x1b[?25h" if shown else "\x1b[?25l")
+            self._stream.flush()
 
     def styled(self, text: str, style: str) -> str:
         """Text in a style, if this screen has colours."""
@@ -80,6 +110,18 @@ def _character_width(character: str) -> int:
     if unicodedata.combining(character):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def clip(text: str, width: int) -> str:
+    """At most so many columns; what is left out is marked."""
+    if shown_width(text) <= width:
+        return text
+    kept = ""
+    for character in text:
+        if shown_width(kept + character) > width - 1:
+            break
+        kept += character
+    return kept + "…"
 
 
 def wrap(text: str, width: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""`pcmapp` in a terminal: list, show, install, postpone, why, history, status, for whoever sits at this computer.
+"""`pcmapp` in a terminal: list, show, install, postpone, watch and more, for whoever sits at this computer.
 
 Serves step 9: the user's side of consent, and sees what came of everything. It asks the service over its local socket and decides
 nothing: who may ask what is the service's word.
@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pcm.app import verbs
+from pcm.app.call import Call
 from pcm.app.columns import RED, Screen
+from pcm.app.completion import SHELLS
 from pcm.model.errors import PcmError, TransferError
 from pcm.protocol.local import DEFAULT_SOCKET, SOCKET_NAME
 
@@ -21,7 +23,7 @@ DONE, REFUSED, USAGE, NOT_FOUND, NOT_ALLOWED, UNREACHABLE = range(6)
 INTERRUPTED = 130
 _CODES = {"not_found": NOT_FOUND, "not_allowed": NOT_ALLOWED}
 _NAME = "a package's name, or an id from the list"
-_TIME = "18:30, +2h, or '2026-01-31 18:30'; default: as long as allowed"
+_TIME = "18:30, +2h, or '2026-01-31 18:30'; default: an hour, or as long as allowed"
 _ABOUT = "Software for this computer: what is available, what is coming, what was done."
 
 
@@ -49,12 +51,23 @@ def parser() -> argparse.ArgumentParser:
     install.add_argument("--wait", action="store_true", help="stay until it is done")
     postpone = add("postpone", "Put something off that is about to run, within what your administrator allows.")
     postpone.add_argument("name", metavar="NAME", help=_NAME)
-    postpone.add_argument(
-        "until", nargs="?", metavar="TIME", help="18:30, +2h, or '2026-01-31 18:30'; default: as long as allowed"
+    postpone.add_argument("until", nargs="?", metavar="TIME", help=_TIME)
+    add("cancel", "Take back what you asked for, as long as it has not begun.").add_argument(
+        "name", metavar="NAME", help=_NAME
     )
+    restart = add("restart", "The restart that this computer needs: see it, choose it, put it off.")
+    choice = restart.add_mutually_exclusive_group()
+    choice.add_argument("--now", action="store_true", help="restart now; save your work first")
+    choice.add_argument("--later", nargs="?", const="", metavar="TIME", help=_TIME)
+    add("watch", "Watch what happens, with progress and countdowns, until Ctrl-C.")
     add("why", "Why something did or did not happen.").add_argument("name", metavar="NAME", help=_NAME)
     add("history", "Everything that ran here with administrator rights.")
     add("status", "Whether this computer is managed, and how it stands.")
+    add("completion", "Print a script that completes commands and names in a shell.").add_argument(
+        "shell", choices=SHELLS, help="bash: source <(pcmapp completion bash)"
+    )
+    names = add("names", "The names that can stand behind a command; for the scripts of completion.")
+    names.add_argument("behind", nargs="?", default="show", metavar="COMMAND", help="default: show")
     return made
 
 
@@ -71,10 +84,12 @@ def run(arguments: Sequence[str]) -> int:
         return int(stop.code or 0)
     path = socket_path(getattr(given, "home", None))
     try:
-        return verbs.VERBS[given.verb](verbs.Call(path, Screen(sys.stdout), getattr(given, "json", False), given))
+        return verbs.VERBS[given.verb](Call(path, Screen(sys.stdout), getattr(given, "json", False), given))
     except PcmError as error:
         return _tell(error, path)
     except KeyboardInterrupt:
+        if given.verb == "watch":
+            return DONE  # that is how one leaves it
         print("Stopped watching; the service goes on by itself.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:

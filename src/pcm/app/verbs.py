@@ -1,120 +1,36 @@
-"""What `pcmapp` does: one question to the service, one answer shown. Serves steps 9 and 12."""
+"""What `pcmapp` does: one question to the service, one answer shown. Serves steps 9 and 12; what stays to watch is `watching`."""
 
-import argparse
-import time
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, TypeVar
 
-import msgspec
-
-from pcm.app.columns import BOLD, DIM, GREEN, RED, YELLOW, Screen
-from pcm.app.words import OVER, about, clock, read_moment, size, state_of, titled, what, when
+from pcm.app import completion, watching
+from pcm.app.bars import roughly
+from pcm.app.board import Moment, board
+from pcm.app.call import Call
+from pcm.app.columns import BOLD, DIM, GREEN, RED, YELLOW
+from pcm.app.words import clock, localised, read_moment, size, state_of, titled, what
 from pcm.model.errors import RequestError
 from pcm.protocol import local
-from pcm.protocol.printable import printable, printable_json
-from pcm.service.local_client import ask
-
-A = TypeVar("A")
-_RECENT_DAYS = 30
-_WATCH_S = 1.0
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of the program: where the service is, where output goes, what was asked."""
-
-    socket: Path
-    screen: Screen
-    json: bool
-    given: argparse.Namespace
-
-    def ask(self, request: local.LocalRequest, shape: type[A]) -> A:
-        """Ask the service.
-
-        Raises:
-            TransferError: `local.unreachable`.
-            RequestError: what the service says; `protocol.wrong_type`: it answers something else.
-        """
-        answer = ask(self.socket, request)
-        if not isinstance(answer, shape):
-            raise RequestError("The PCM service answered something else than was asked.", code="protocol.wrong_type")
-        return answer
-
-    def print_json(self, value: Any) -> bool:
-        """Print a value for programs, if that was asked for."""
-        if self.json:
-            self.screen.raw(printable_json(msgspec.json.format(msgspec.json.encode(value), indent=2)))
-        return self.json
-
-    def find(self, name: str, fits: Callable[[local.Item], bool] | None = None) -> local.Item:
-        """The one item that a name means: an id, a job, a package, or the beginning of an id.
-
-        Args:
-            fits: What can be meant by an act; None for a question: of several, the one that changed last is meant.
-
-        Raises:
-            RequestError: `not_found`; `request.ambiguous`.
-        """
-        items = self.ask(local.LocalRequest("list"), local.Items).items
-        found = [item for item in items if name in {item.id, item.job, item.package}]
-        found = found or [item for item in items if len(name) >= 3 and item.id.startswith(name)]
-        # of several, the ones that can be meant: what can be installed, what can be postponed, what is not over
-        for narrower in (fits, lambda item: item.state not in OVER):
-            if len(found) > 1 and narrower is not None:
-                found = [item for item in found if narrower(item)] or found
-        if fits is None:
-            found = sorted(found, key=_changed)[-1:]
-        if not found:
-            raise RequestError(f"There is no {name!r} here. See: pcmapp list --all", code="not_found")
-        if len(found) > 1 and fits is not None and not any(fits(item) for item in found):
-            listed = "; ".join(f"{item.id} ({what(item)}): {state_of(item)[0]}" for item in found[:5])
-            raise RequestError(f"Nothing called {name!r} waits for that now: {listed}.", code="request.ambiguous")
-        if len(found) > 1:
-            listed = "; ".join(f"{item.id} ({what(item)})" for item in found[:5])
-            raise RequestError(f"Several are called {name!r}: say which one: {listed}", code="request.ambiguous")
-        return found[0]
+from pcm.protocol.printable import printable
 
 
 def list_items(call: Call) -> int:
     """`pcmapp list`."""
-    items = call.ask(local.LocalRequest("list"), local.Items).items
-    if call.print_json(items):
+    items = call.ask(local.LocalRequest("list"), local.Items)
+    if call.print_json(items.items):
         return 0
     now = datetime.now(UTC)
-    over = [item for item in items if item.state in OVER and (call.given.all or _recent(item, now))]
-    over.sort(key=_changed, reverse=True)
-    free = [item for item in items if item.state not in OVER and item.purpose == "optional"]
-    coming = [item for item in items if item.state not in OVER and item.purpose == "mandatory"]
-    for title, listed in (("Available", free), ("Coming", coming), ("Done", over)):
-        if listed:
-            call.screen.line(title, BOLD)
-            words = [state_of(item) for item in listed]
-            rows = [
-                (what(item), state, when(item, now), about(item))
-                for item, (state, _) in zip(listed, words, strict=True)
-            ]
-            call.screen.table(("software", "state", "when", "about"), rows, [style for _, style in words])
-            call.screen.line()
-    if not (free or coming or over):
+    lines = board(items, Moment(now), call.screen, everything=call.given.all)
+    for line in lines:
+        call.screen.raw(line)
+    if not lines:
         call.screen.line(
             "Nothing is available, coming or done." if call.given.all else "Nothing now. Older: pcmapp list --all"
         )
-    elif free:
+    elif any(item.can_run for item in items.items):
         call.screen.line("Install with: pcmapp install NAME", DIM)
     return 0
-
-
-def _changed(item: local.Item) -> float:
-    moment = item.ended or item.changed
-    return moment.timestamp() if moment is not None else 0.0
-
-
-def _recent(item: local.Item, now: datetime) -> bool:
-    moment = item.ended or item.changed
-    return moment is None or (now - moment).days < _RECENT_DAYS
 
 
 def show_item(call: Call) -> int:
@@ -128,7 +44,7 @@ def show_item(call: Call) -> int:
     call.screen.line(what(item), BOLD)
     facts = (
         ("state", state),
-        ("why", f"{item.reason} [{item.code}]" if item.code else item.reason),
+        ("why", localised(f"{item.reason} [{item.code}]" if item.code else item.reason, now)),
         ("about", item.summary),
         ("publisher", item.publisher),
         ("deadline", clock(item.deadline, now)),
@@ -156,46 +72,91 @@ def install(call: Call) -> int:
     """`pcmapp install`."""
     item = call.find(call.given.name, lambda item: item.can_run)
     accepted = call.ask(local.LocalRequest("run", item.id), local.Accepted)
-    if not call.print_json(accepted):
+    if not (call.print_json(accepted) or call.given.wait):
         call.screen.line(accepted.message)
     if not call.given.wait:
         return 0
-    return _watch(call, item.id, item.attempts)
-
-
-def _watch(call: Call, name: str, attempts: int) -> int:
-    """Show each change until it is over; 1 if it did not succeed."""
-    last = ""
-    while True:
-        item = next((i for i in call.ask(local.LocalRequest("list"), local.Items).items if i.id == name), None)
-        if item is None:
-            raise RequestError("It is gone: the administrator has withdrawn it.", code="not_found")
-        state, style = state_of(item)
-        if state != last and not call.json:
-            call.screen.line(f"{state}{f': {item.reason}' if item.reason else ''}", style)
-        last = state
-        # a state from before we asked does not count as the end
-        if item.state in OVER and (item.attempts > attempts or item.state != "failed"):
-            return 0 if item.state in {"succeeded", "already_installed"} else 1
-        if item.state == "restart_pending":
-            return 0
-        time.sleep(_WATCH_S)
+    if not call.json:
+        call.screen.line(accepted.message)
+    return watching.wait_for(call, item.id, item.attempts)
 
 
 def postpone(call: Call) -> int:
     """`pcmapp postpone`."""
-    until = None
-    if call.given.until is not None:
-        try:
-            until = read_moment(call.given.until, datetime.now(UTC))
-        except (ValueError, OverflowError):
-            message = f"{call.given.until!r} is no time: write 18:30, +2h, or '2026-01-31 18:30'."
-            raise RequestError(message, code="usage") from None
+    until = _moment(call.given.until) if call.given.until is not None else None
     item = call.find(call.given.name, lambda item: item.can_defer)
     accepted = call.ask(local.LocalRequest("defer", item.id, until), local.Accepted)
     if not call.print_json(accepted):
+        call.screen.line(_local_time(accepted))
+    return 0
+
+
+def cancel(call: Call) -> int:
+    """`pcmapp cancel`."""
+    item = call.find(call.given.name, lambda item: item.can_cancel)
+    accepted = call.ask(local.LocalRequest("cancel", item.id), local.Accepted)
+    if not call.print_json(accepted):
         call.screen.line(accepted.message)
     return 0
+
+
+def restart(call: Call) -> int:
+    """`pcmapp restart`: what is wanted; now; later."""
+    if call.given.now:
+        request = local.LocalRequest("restart")
+    elif call.given.later is not None:
+        request = local.LocalRequest("postpone_restart", until=_moment(call.given.later) if call.given.later else None)
+    else:
+        return _show_restart(call)
+    accepted = call.ask(request, local.Accepted)
+    if not call.print_json(accepted):
+        call.screen.line(_local_time(accepted))
+    return 0
+
+
+def _show_restart(call: Call) -> int:
+    standing = call.ask(local.LocalRequest("list"), local.Items).standing
+    if call.print_json(standing.restart):
+        return 0
+    wanted, now = standing.restart, datetime.now(UTC)
+    if wanted is None:
+        call.screen.line("No restart is wanted.")
+        return 0
+    facts = (
+        ("for", " and ".join(wanted.packages)),
+        ("why", wanted.reason),
+        (
+            "comes",
+            f"{clock(wanted.due, now)}, in {roughly(wanted.due - now)}" if wanted.due and wanted.due > now else "",
+        ),
+        ("postponed", f"until {clock(wanted.deferred_until, now)}" if wanted.deferred_until else ""),
+        (
+            "later",
+            f"{wanted.deferrals_left} times more, until {clock(wanted.latest, now)}" if wanted.deferrals_left else "",
+        ),
+        ("chosen by", wanted.requested_by),
+    )
+    for name, value in facts:
+        if value:
+            call.screen.line(f"{name:<10} {value}")
+    call.screen.line("Now: pcmapp restart --now    Later: pcmapp restart --later [TIME]", DIM)
+    return 0
+
+
+def _local_time(accepted: local.Accepted) -> str:
+    """The service's words, with the time as people here say it."""
+    if accepted.until is None:
+        return accepted.message
+    shown = f"{accepted.until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return accepted.message.replace(shown, clock(accepted.until, datetime.now(UTC)))
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return read_moment(text, datetime.now(UTC))
+    except (ValueError, OverflowError):
+        message = f"{text!r} is no time: write 18:30, +2h, or '2026-01-31 18:30'."
+        raise RequestError(message, code="usage") from None
 
 
 def why(call: Call) -> int:
@@ -211,7 +172,7 @@ def why(call: Call) -> int:
         mark = call.screen.styled("✓", GREEN) if line.holds else call.screen.styled("✗", RED)
         until = f" (until {clock(line.until, now)})" if line.until is not None else ""
         code = call.screen.styled(f" [{printable(line.code)}]", DIM) if line.code else ""
-        call.screen.raw(f"  {mark} {printable(line.about):<11} {printable(line.text)}{until}{code}")
+        call.screen.raw(f"  {mark} {printable(line.about):<11} {printable(localised(line.text, now))}{until}{code}")
     return 0
 
 
@@ -270,12 +231,31 @@ def status(call: Call) -> int:
     return 0
 
 
+def complete(call: Call) -> int:
+    """`pcmapp completion`: the script for a shell."""
+    sys.stdout.write(completion.script(call.given.shell, VERBS))
+    return 0
+
+
+def name_some(call: Call) -> int:
+    """`pcmapp names`, for the scripts of `completion`: what can stand behind a verb."""
+    items = call.ask(local.LocalRequest("list"), local.Items).items
+    for name in completion.names(items, call.given.behind):
+        call.screen.line(name)
+    return 0
+
+
 VERBS: dict[str, Callable[[Call], int]] = {
     "list": list_items,
     "show": show_item,
     "install": install,
+    "cancel": cancel,
     "postpone": postpone,
+    "restart": restart,
     "why": why,
+    "watch": watching.watch,
     "history": history,
     "status": status,
+    "completion": complete,
+    "names": name_some,
 }

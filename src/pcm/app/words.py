@@ -3,7 +3,8 @@
 Serves steps 9 and 12, under `pcm.app`. Pure: the time is always an argument.
 """
 
-from datetime import datetime, timedelta
+import re
+from datetime import UTC, datetime, timedelta
 
 from pcm.app.columns import DIM, GREEN, RED, YELLOW
 from pcm.protocol.local import Item
@@ -27,6 +28,15 @@ _STATES = {
     "withdrawn": ("withdrawn", DIM),
     "cancelled": ("cancelled", DIM),
 }
+_UTC = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}(?::[0-9]{2})?) UTC")
+SECTIONS = ("Running", "Coming", "Available", "Done")
+AT_WORK = frozenset({"running", "downloading"})
+_STEPS = {
+    "run": "running",
+    "detect": "checking",
+    "health": "checking",
+    "cleanup": "tidying up",
+}
 OVER = frozenset(
     {"succeeded", "failed", "already_installed", "not_applicable", "refused", "expired", "withdrawn", "cancelled"}
 )
@@ -36,7 +46,30 @@ def state_of(item: Item) -> tuple[str, str]:
     """An item's state in words, and its style."""
     if item.purpose == "optional" and item.can_run and item.state in {"offered", "waiting", "ready"}:
         return "available", GREEN
+    if item.state == "running" and item.step:
+        return _STEPS.get(item.step, "running"), YELLOW
+    if _asked(item) and item.state in {"offered", "waiting", "ready"}:
+        return "asked for", YELLOW
     return _STATES.get(item.state, (item.state, ""))
+
+
+def changed(item: Item) -> float:
+    """When something last became of it, for sorting."""
+    moment = item.ended or item.changed
+    return moment.timestamp() if moment is not None else 0.0
+
+
+def section_of(item: Item) -> str:
+    """Under which of `SECTIONS` it stands."""
+    if item.state in OVER:
+        return "Done"
+    if item.state in AT_WORK:
+        return "Running"
+    return "Available" if item.purpose == "optional" and not _asked(item) else "Coming"
+
+
+def _asked(item: Item) -> bool:
+    return item.purpose == "optional" and item.requested is not None and not item.can_run
 
 
 def what(item: Item) -> str:
@@ -93,6 +126,18 @@ def clock(moment: datetime | None, now: datetime) -> str:
         year = "" if local.year == today.year else f" {local.year}"
         day = f"{names[local.weekday()]} {local.day} {months[local.month - 1]}{year} "
     return f"{day}{local:%H:%M}"
+
+
+def localised(text: str, now: datetime) -> str:
+    """The service's words with its times, which are UTC for logs and administrators far away, as people here say them."""
+
+    def said(found: re.Match[str]) -> str:
+        try:
+            return clock(datetime.fromisoformat(found[1]).replace(tzinfo=UTC), now)
+        except ValueError:
+            return found[0]
+
+    return _UTC.sub(said, text)
 
 
 def read_moment(text: str, now: datetime) -> datetime:

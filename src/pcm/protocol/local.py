@@ -3,10 +3,13 @@
 Serves steps 9 and 12, between `pcm.app` (unprivileged, asks) and `service.local_api` (privileged, answers). A request carries a
 verb and an instruction id, and a time for 'later': never a command, a path or a user name. Who asks is what the kernel says
 about the other end, never what the line says. Both sides bound what they read. No I/O here.
+
+Only `watch` is answered with several lines, until either side closes the connection: `Items` first, then `Changed` whenever
+something has, and `Progress` a few times a second while content comes.
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -19,16 +22,20 @@ MAX_LEDGER_ENTRIES = 1000
 SOCKET_NAME = "pcmsvc.sock"
 DEFAULT_SOCKET = "/run/pcm/" + SOCKET_NAME
 
-Verb = Literal["list", "details", "why", "run", "defer", "ledger", "check", "status", "sync"]
-VERBS: tuple[Verb, ...] = ("list", "details", "why", "run", "defer", "ledger", "check", "status", "sync")
-WITH_ID: frozenset[Verb] = frozenset({"details", "why", "run", "defer"})
-ADMINISTRATORS_ONLY: frozenset[Verb] = frozenset({"sync"})
+Verb = Literal[
+    "list", "details", "why", "run", "defer", "cancel", "ledger", "check", "status", "watch", "restart", "postpone_restart",
+    "sync", "pause", "resume",
+]  # fmt: skip
+VERBS: tuple[Verb, ...] = get_args(Verb)
+WITH_ID: frozenset[Verb] = frozenset({"details", "why", "run", "defer", "cancel"})
+WITH_TIME: frozenset[Verb] = frozenset({"defer", "pause", "postpone_restart"})
+ADMINISTRATORS_ONLY: frozenset[Verb] = frozenset({"sync", "pause", "resume"})
 
 _Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
 class LocalRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One question. `id`: an instruction's (`why`: or a job's). `until`: aware; only `defer` has it."""
+    """One question. `id`: an instruction's (`why`: or a job's). `until`: aware; only verbs of `WITH_TIME` may have it."""
 
     verb: Verb
     id: _Id | None = None
@@ -37,16 +44,18 @@ class LocalRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     def __post_init__(self) -> None:
         if (self.id is not None) != (self.verb in WITH_ID):
             raise ValueError(f"the verb {self.verb} takes {'an' if self.verb in WITH_ID else 'no'} id")
-        if self.until is not None and (self.verb != "defer" or self.until.tzinfo is None):
-            raise ValueError("only defer takes until, a time with an offset")
+        if self.until is not None and (self.verb not in WITH_TIME or self.until.tzinfo is None):
+            raise ValueError("until is a time with an offset, and only for what can be put off")
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     """One instruction as the person at the computer sees it. Times aware, UTC.
 
     `state` is a `model.assignment.State`; `reason` says in words why it stands there; `code` is the stable name of the reason.
-    `can_run`, `can_defer`: whether this asker may say so now. `not_before`: it will not start earlier. `ended`, `exit_class`:
-    of the last run. `attempts`: runs so far.
+    `can_run`, `can_defer`, `can_cancel`: whether this asker may say so now. `not_before`: it will not start earlier.
+    `announced`: the countdown to `not_before` began then, and at its end it starts. `started`, `step`: of the run that goes on;
+    `estimated_s`: how long its packager says that it takes. `ended`, `exit_class`: of the last run. `attempts`: runs so far.
+    `next_at`: when it comes again, if it recurs.
     """
 
     id: str
@@ -73,12 +82,79 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     exit_class: str = ""
     can_run: bool = False
     can_defer: bool = False
+    can_cancel: bool = False
+    announced: datetime | None = None
+    started: datetime | None = None
+    step: str = ""
+    estimated_s: int = 0
+    next_at: datetime | None = None
 
 
-class Items(msgspec.Struct, frozen=True, tag_field="answer", tag="items"):
+class Transfer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Content on its way. `id`: for which instruction; bytes are those of the files as they will be; `rate`: bytes a second."""
+
+    id: str
+    done: int
+    total: int
+    rate: float = 0.0
+    left_s: float | None = None
+
+
+class Restart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A restart that is wanted and has not come.
+
+    `packages`: who needs it. `due`: when it comes by itself; None: not by itself, or after an event. `latest`: until when it
+    may be postponed, `deferrals_left` times. `begun`: the computer was asked to, and is going down.
+    """
+
+    packages: tuple[str, ...]
+    policy: str
+    reason: str = ""
+    due: datetime | None = None
+    deferred_until: datetime | None = None
+    deferrals_left: int = 0
+    latest: datetime | None = None
+    requested_by: str = ""
+    begun: bool = False
+
+
+class Pause(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An administrator holds everything here that has not begun. `until` None: until somebody resumes."""
+
+    since: datetime
+    by: str = ""
+    until: datetime | None = None
+
+
+class Standing(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What concerns the whole computer. `hold`: why nothing starts at all now, for people; `hold_code` is stable."""
+
+    pause: Pause | None = None
+    hold: str = ""
+    hold_code: str = ""
+    restart: Restart | None = None
+    transfer: Transfer | None = None
+
+
+class Items(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer", tag="items"):
     """Answer to `list`: what is available, what is coming, what was done."""
 
     items: tuple[Item, ...]
+    standing: Standing = Standing()
+
+
+class Changed(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer", tag="changed"):
+    """A line of `watch`: items as they are now, ids of those that are gone, and how the computer stands now."""
+
+    items: tuple[Item, ...] = ()
+    gone: tuple[str, ...] = ()
+    standing: Standing = Standing()
+
+
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer", tag="progress"):
+    """A line of `watch`: how far the content is that comes now; None: none comes any more."""
+
+    transfer: Transfer | None = None
 
 
 class Details(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer", tag="details"):
@@ -118,10 +194,14 @@ class Why(msgspec.Struct, frozen=True, tag_field="answer", tag="why"):
     lines: tuple[WhyLine, ...]
 
 
-class Accepted(msgspec.Struct, frozen=True, tag_field="answer", tag="accepted"):
-    """Answer to `run`, `defer` and `sync`: it is noted, durably; `message` says what comes next."""
+class Accepted(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer", tag="accepted"):
+    """Answer to whatever asks for something to be done: it is noted, durably; `message` says what comes next.
+
+    `until`: the time that was granted, if it is about a time.
+    """
 
     message: str
+    until: datetime | None = None
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -151,13 +231,29 @@ class LedgerEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     requested_by: str = ""
 
 
+class LedgerBreak(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Entries `first` to `last` are not what they were. `code`: `ledger.changed`, `ledger.rewritten` or `ledger.shorter`."""
+
+    first: int
+    last: int
+    code: str
+    text: str
+
+
 class Ledger(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer", tag="ledger"):
-    """Answer to `ledger`: the newest entries, oldest first. `broken_at`: the first entry that was changed, or None."""
+    """Answer to `ledger`: the newest entries, oldest first. `broken_at`: the first entry that was changed, or None.
+
+    `breaks`: everything found that does not fit the chain, or what the site was told of it. `before`: so many entries were here
+    in a ledger before this one, which the site knows up to the hash `head_before`: this computer's records were lost once.
+    """
 
     entries: tuple[LedgerEntry, ...]
     total: int
     head: str | None = None
     broken_at: int | None = None
+    breaks: tuple[LedgerBreak, ...] = ()
+    before: int = 0
+    head_before: str = ""
 
 
 class Requirement(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -203,6 +299,7 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer"
     unreported: int = 0
     ledger_head: str = ""
     refusals: tuple[LastRefusal, ...] = ()
+    standing: Standing = Standing()
 
 
 class Fault(msgspec.Struct, frozen=True, tag_field="answer", tag="error"):
@@ -212,7 +309,7 @@ class Fault(msgspec.Struct, frozen=True, tag_field="answer", tag="error"):
     message: str
 
 
-Answer = Items | Details | Why | Accepted | Ledger | Requirements | Status | Fault
+Answer = Items | Changed | Progress | Details | Why | Accepted | Ledger | Requirements | Status | Fault
 
 
 def read_request(line: bytes) -> LocalRequest:

@@ -2,45 +2,39 @@
 
 Step 9 of 12, in a short-lived process that the supervisor starts for each connection. A local user can ask to see, to have an
 optional program run, or to have mandatory work later: a verb and an instruction's id, nothing else reaches this side. What is
-asked for is only noted; the check that follows decides and runs (KB Q164657: the service alone runs commands). Nobody's slowness
-holds anybody up: reading and writing have deadlines, and each connection has its own process.
+asked for is only noted (`local_acts`); the check that follows decides and runs (KB Q164657: the service alone runs commands).
+Nobody's slowness holds anybody up: reading and writing have deadlines, and each connection has its own process. Only who watches
+keeps that process (`watching`), and few can.
 """
 
 import contextlib
 import socket
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 from pcm.model.errors import MachineError, PcmError, RequestError
-from pcm.model.schedule import resolve
 from pcm.protocol import local
 from pcm.protocol.local import MAX_REQUEST_BYTES, LocalRequest, read_request, write_answer
-from pcm.service import inbox, views
+from pcm.service import local_acts, views
+from pcm.service.asking import Asker
 from pcm.service.configuration import load_configuration
 from pcm.service.facts import AGENT_VERSION, read_facts
-from pcm.service.history import History
 from pcm.service.identity import load_identity
-from pcm.service.journal import Journal
+from pcm.service.local_acts import Response
 from pcm.service.machine.interface import Machine
-from pcm.service.outlook import Outlook, local_zone
+from pcm.service.outlook import Outlook
 from pcm.service.places import Places
-from pcm.service.records import to_text
 from pcm.service.requirements import check_requirements
 from pcm.service.state import State
-from pcm.service.views import Asker
+
+if TYPE_CHECKING:
+    from pcm.protocol.local import Verb
 
 READ_S = 5.0
 WRITE_S = 10.0
-LATER = timedelta(hours=1)  # what `defer` without a time means
-
-
-class Response(NamedTuple):
-    """An answer, and whether a check is wanted now."""
-
-    answer: local.Answer
-    check_now: bool = False
+_ABOUT_ALL: "frozenset[Verb]" = frozenset({"sync", "pause", "resume", "restart", "postpone_restart"})
 
 
 def serve(connection: socket.socket, places: Places, machine: Machine, clock: Callable[[], datetime]) -> bool:
@@ -51,10 +45,22 @@ def serve(connection: socket.socket, places: Places, machine: Machine, clock: Ca
     except OSError:
         return False  # whoever asked has gone
     asker = Asker(peer.user_id, _name_of(machine, peer.user_id))
+    if b'"watch"' in line and _is_watch(line):
+        from pcm.service.watching import watch  # noqa: PLC0415 - few stay to watch
+
+        watch(connection, asker, places, lambda: respond(line, asker, places, machine, clock).answer)
+        return False
     response = respond(line, asker, places, machine, clock)
     with contextlib.suppress(OSError):  # gone, or too slow to read: its own loss
         write_all(connection, write_answer(response.answer), WRITE_S)
     return response.check_now
+
+
+def _is_watch(line: bytes) -> bool:
+    try:
+        return read_request(line).verb == "watch"
+    except PcmError:
+        return False
 
 
 def respond(line: bytes, asker: Asker, places: Places, machine: Machine, clock: Callable[[], datetime]) -> Response:
@@ -89,56 +95,20 @@ def answer(
     client_id = load_identity(places.identity).client_id
     with State.open(places.state, now, repair=False) as state:
         if request.verb == "status":
-            return Response(views.show_status(state, configuration, client_id))
+            return Response(views.show_status(state, configuration, client_id, now))
         if request.verb == "ledger":
             return Response(views.show_ledger(state))
-        if request.verb == "sync":
-            state.set_meta(inbox.SYNC, to_text(now))
-            return Response(local.Accepted("The service asks its servers now."), check_now=True)
+        if request.verb in _ABOUT_ALL:
+            return local_acts.act_on_all(request, asker, state, machine, now)
         outlook = Outlook(state, machine, client_id, read_facts())
-        return _about_instructions(request, asker, state, outlook, now)
-
-
-def _about_instructions(request: LocalRequest, asker: Asker, state: State, outlook: Outlook, now: datetime) -> Response:
-    wanted = request.id or ""
-    if request.verb == "list":
-        return Response(views.list_items(state, outlook, asker, now))
-    if request.verb == "details":
-        return Response(views.show_details(state, outlook, asker, wanted, now))
-    if request.verb == "why":
-        return Response(views.explain(state, outlook, asker, wanted, now))
-    if request.verb == "run":
-        return _ask_to_run(state, asker, wanted, now)
-    return _ask_for_later(state, asker, wanted, request.until or now + LATER, now)
-
-
-def _ask_to_run(state: State, asker: Asker, wanted: str, now: datetime) -> Response:
-    record = views.find_record(state, wanted, asker)
-    manifest = History(state).manifests([record.manifest_sha256]).get(record.manifest_sha256)
-    reason = views.why_not_run(record, manifest, asker, now)
-    if reason:
-        raise RequestError(f"{record.instruction.package} cannot be asked for: {reason}.", code="not_allowed")
-    if (
-        record.requested_at is not None
-        and record.requested_by == asker.shown()
-        and record.changed <= record.requested_at
-    ):
-        return Response(local.Accepted("It was asked for already; it comes as soon as it can."), check_now=True)
-    Journal(state).request(record.id, asker.shown(), now)
-    return Response(
-        local.Accepted(f"{record.instruction.package} {record.instruction.version} comes as soon as it can."),
-        check_now=True,
-    )
-
-
-def _ask_for_later(state: State, asker: Asker, wanted: str, until: datetime, now: datetime) -> Response:
-    record = views.find_record(state, wanted, asker)
-    moment = record.instruction.mandatory_after
-    if moment is None:
-        raise RequestError("It is optional: there is nothing to postpone.", code="not_allowed")
-    deadline = resolve(moment, record.instruction.clock, local_zone())
-    granted = Journal(state).defer(record.id, until, deadline, now)
-    return Response(local.Accepted(f"Postponed until {granted.astimezone(UTC):%Y-%m-%d %H:%M} UTC."), check_now=True)
+        wanted = request.id or ""
+        if request.verb in ("list", "watch"):
+            return Response(views.list_items(state, outlook, asker, places, now))
+        if request.verb == "details":
+            return Response(views.show_details(state, outlook, asker, wanted, now))
+        if request.verb == "why":
+            return Response(views.explain(state, outlook, asker, wanted, now))
+        return local_acts.act_on_one(request, asker, state, outlook, now)
 
 
 def read_line(connection: socket.socket, seconds: float) -> bytes:

@@ -5,61 +5,41 @@ happens. It changes nothing. Values of parameters are never shown: they may be s
 """
 
 from datetime import datetime
-from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from pcm.model.assignment import State as Stage
-from pcm.model.errors import RequestError
-from pcm.model.program import Program
 from pcm.model.schedule import resolve
 from pcm.protocol import local
 from pcm.protocol.enrolment import ClientConfiguration
 from pcm.protocol.manifest import Manifest
-from pcm.service import inbox, ledger
+from pcm.service import inbox, ledger, ledger_check
+from pcm.service.asking import REMEMBERED, Asker, can_defer, find_record, is_asked_for, may_see, why_not_cancel, why_not_run
 from pcm.service.facts import AGENT_VERSION
 from pcm.service.history import History
 from pcm.service.journal import Journal
 from pcm.service.outlook import Outlook, local_zone
+from pcm.service.places import Places
 from pcm.service.plan import Action, Finding, Line, Plan
 from pcm.service.planner_case import DONE_WELL, SETTLED
 from pcm.service.records import InstructionRecord, RunRecord
+from pcm.service.standing import show_standing, show_transfer
 from pcm.service.state import State
 
-_CLOSED = SETTLED - {Stage.FAILED}
-_REMEMBERED = DONE_WELL | {Stage.RUNNING, Stage.RESTART_PENDING, Stage.FAILED}
 _SHOWN_REFUSALS = 20
 
 
-class Asker(NamedTuple):
-    """Who asks, as the kernel says. `name` may be empty for a number without a name."""
-
-    user_id: int
-    name: str
-
-    @property
-    def is_administrator(self) -> bool:
-        """Whether it is root."""
-        return self.user_id == 0
-
-    def shown(self) -> str:
-        """How it is recorded."""
-        return self.name or str(self.user_id)
-
-
-def may_see(record: InstructionRecord, asker: Asker) -> bool:
-    """Whether an instruction concerns this user: what is offered to others only is not shown."""
-    allowed = record.instruction.allowed_users
-    return asker.is_administrator or allowed is None or (bool(asker.name) and asker.name in allowed)
-
-
-def list_items(state: State, outlook: Outlook, asker: Asker, now: datetime) -> local.Items:
+def list_items(state: State, outlook: Outlook, asker: Asker, places: Places, now: datetime) -> local.Items:
     """What is available, what is coming, what was done: in the order of execution, then what is settled."""
     plan = outlook.plan(now)
     records = [record for record in Journal(state).records() if _is_shown(record) and may_see(record, asker)]
     manifests = History(state).manifests(record.manifest_sha256 for record in records)
     place = {line.id: number for number, line in enumerate(plan.lines)}
     records.sort(key=lambda record: (record.state in SETTLED, place.get(record.id, len(place)), record.id))
+    standing = show_standing(state, outlook, now)
     return local.Items(
-        tuple(_item(state, record, plan, manifests.get(record.manifest_sha256), asker, now) for record in records)
+        tuple(_item(state, record, plan, manifests.get(record.manifest_sha256), asker, now) for record in records),
+        replace(standing, transfer=show_transfer(places, records, manifests)),
     )
 
 
@@ -74,7 +54,9 @@ def show_details(state: State, outlook: Outlook, asker: Asker, wanted: str, now:
     item = _item(state, record, outlook.plan(now), manifest, asker, now)
     program = None if manifest is None else manifest.programs.get(record.instruction.program)
     run = _last_run(state, record)
-    private = asker.is_administrator or (record.requested_by is not None and record.requested_by == asker.name)
+    # whoever asked for this very run; a later request of somebody else shows nobody an earlier run's output
+    asked = record.requested_at if record.requested_by == asker.shown() else None
+    private = asker.is_administrator or (asked is not None and run is not None and asked <= run.started)
     return local.Details(
         item,
         record.instruction.release,
@@ -115,19 +97,7 @@ def explain(state: State, outlook: Outlook, asker: Asker, wanted: str, now: date
     return local.Why(record.id, record.state.value if line is None else line.state.value, tuple(lines))
 
 
-def find_record(state: State, wanted: str, asker: Asker) -> InstructionRecord:
-    """An instruction by its id or its job, if this user may see it.
-
-    Raises:
-        RequestError: `not_found`, also for what others may see only.
-    """
-    for record in Journal(state).records():
-        if wanted in (record.id, record.instruction.job) and may_see(record, asker):
-            return record
-    raise RequestError(f"There is no instruction or job {wanted[:64]!r} here for you.", code="not_found")
-
-
-def show_status(state: State, configuration: ClientConfiguration, client_id: str) -> local.Status:
+def show_status(state: State, configuration: ClientConfiguration, client_id: str, now: datetime) -> local.Status:
     """How the service is."""
     header = inbox.read_header(state)
     waiting = state.rows("SELECT count(*) FROM outbox WHERE acknowledged IS NULL")[0][0]
@@ -153,14 +123,16 @@ def show_status(state: State, configuration: ClientConfiguration, client_id: str
             local.LastRefusal(each.code, each.at, each.reason, each.source, each.count)
             for each in reversed(state.refusals(limit=_SHOWN_REFUSALS))
         ),
+        standing=show_standing(state, None, now),
     )
 
 
 def show_ledger(state: State, newest: int = local.MAX_LEDGER_ENTRIES) -> local.Ledger:
-    """The newest entries of the ledger, and whether its whole chain holds."""
+    """The newest entries of the ledger, and whether its whole past is what it was and what the site was told."""
     with state.transaction(durable=False) as connection:  # one moment, so that entries and chain belong together
         sealed = ledger.read(connection, newest)
-        total, head, broken = ledger.count(connection), ledger.head(connection), ledger.find_break(connection)
+        total, head = ledger.count(connection), ledger.head(connection)
+        breaks = ledger_check.verify(state)
     entries = tuple(
         local.LedgerEntry(
             seq=each.seq,
@@ -185,45 +157,20 @@ def show_ledger(state: State, newest: int = local.MAX_LEDGER_ENTRIES) -> local.L
         )
         for each in sealed
     )
-    return local.Ledger(entries, total, head, broken)
+    before, head_before = ledger_check.entries_before(state)
+    return local.Ledger(
+        entries,
+        total,
+        head,
+        broken_at=breaks[0].first if breaks else None,
+        breaks=tuple(local.LedgerBreak(*each) for each in breaks),
+        before=before,
+        head_before=head_before,
+    )
 
 
 def _to_the_second(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.replace(microsecond=0)
-
-
-def why_not_run(record: InstructionRecord, manifest: Manifest | None, asker: Asker, now: datetime) -> str:
-    """Why this user cannot ask for this instruction now; empty if the user can."""
-    wanted = record.instruction
-    program = None if manifest is None else manifest.programs.get(wanted.program)
-    if wanted.purpose != "optional":
-        return "it is mandatory: it runs by itself"
-    if not record.present or record.state in _CLOSED or record.state in (Stage.RUNNING, Stage.RESTART_PENDING):
-        if record.state in (Stage.SUCCEEDED, Stage.ALREADY_INSTALLED):
-            return "it is done already"
-        done = record.present or record.state in _REMEMBERED
-        return f"it is {record.state.value.replace('_', ' ')}" if done else "it was withdrawn"
-    if record.verdict_code:
-        return record.verdict_reason or "it was refused"
-    if program is None:
-        return "what its packager says about it has not come yet"
-    barred = _why_not_for(record, program, asker)
-    if barred:
-        return barred
-    zone = local_zone()
-    if now < resolve(wanted.offer_after, wanted.clock, zone):
-        return "it is not offered yet"
-    if wanted.expires_after is not None and now >= resolve(wanted.expires_after, wanted.clock, zone):
-        return "it has expired"
-    return ""
-
-
-def _why_not_for(record: InstructionRecord, program: Program, asker: Asker) -> str:
-    if not program.user_requestable and not asker.is_administrator:
-        return "its packager has not made it for users to ask for"
-    if program.run_as == "user" and asker.is_administrator:
-        return "it runs as the user who asks for it, and never as an administrator: that user has to ask"
-    return "" if may_see(record, asker) else "it is not offered to you"
 
 
 def _is_shown(record: InstructionRecord) -> bool:
@@ -232,7 +179,7 @@ def _is_shown(record: InstructionRecord) -> bool:
     A site names what is undone only, so what succeeded is soon no longer named: it is not withdrawn, it is history, and
     is shown until `History.prune` forgets it.
     """
-    return record.present or record.state in _REMEMBERED
+    return record.present or record.state in REMEMBERED
 
 
 def _item(
@@ -241,7 +188,14 @@ def _item(
     wanted, line, run, zone = record.instruction, plan.line(record.id), _last_run(state, record), local_zone()
     stage, reason, code, until = _standing(record, line)
     result = None if run is None else run.result
-    deadline = None if wanted.mandatory_after is None else resolve(wanted.mandatory_after, wanted.clock, zone)
+    program = None if manifest is None else manifest.programs.get(wanted.program)
+    deadline, expires = (
+        None if moment is None else resolve(moment, wanted.clock, zone)
+        for moment in (wanted.mandatory_after, wanted.expires_after)
+    )
+    if line is not None:  # of a recurring order, those of its present time
+        deadline, expires = line.deadline or deadline, line.expires or expires
+    going_on = run is not None and not run.finished
     return local.Item(
         id=record.id,
         job=wanted.job,
@@ -257,7 +211,7 @@ def _item(
         changed=record.changed,
         offered=resolve(wanted.offer_after, wanted.clock, zone),
         deadline=deadline,
-        expires=None if wanted.expires_after is None else resolve(wanted.expires_after, wanted.clock, zone),
+        expires=expires,
         not_before=until,
         requested=record.requested_at,
         requested_by=record.requested_by or "",
@@ -265,13 +219,20 @@ def _item(
         ended=None if run is None else run.ended,
         exit_code=None if result is None else result.exit_code,
         exit_class="" if result is None else result.exit_class,
-        can_run=not why_not_run(record, manifest, asker, now),
-        can_defer=deadline is not None
-        and record.present
-        and stage not in SETTLED
-        and stage is not Stage.RUNNING
-        and record.deferrals < wanted.deferral.times,
+        can_run=not why_not_run(record, manifest, asker, now) and not is_asked_for(record),
+        can_defer=can_defer(record, line),
+        can_cancel=not why_not_cancel(record, asker),
+        announced=None if line is None else line.announced,
+        started=run.started if run is not None and going_on else None,
+        step=_step(state, run) if run is not None and going_on else "",
+        estimated_s=0 if program is None else program.estimated_s or 0,
+        next_at=None if line is None else line.next_occurrence,
     )
+
+
+def _step(state: State, run: RunRecord) -> str:
+    found = state.rows("SELECT step FROM steps WHERE run = ? ORDER BY seq DESC LIMIT 1", (run.run,))
+    return str(found[0][0]) if found else ""
 
 
 def _standing(record: InstructionRecord, line: Line | None) -> tuple[Stage, str, str, datetime | None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pcm.app import verbs
+from pcm.app import call, feed
 from pcm.app.main import run
 from pcm.protocol import local
 from pcm.service import local_client
@@ -59,7 +59,9 @@ class Service:
             return self.answers[request.verb](request)
         if request.verb == "list":
             return local.write_answer(local.Items(self.items))
-        if request.verb in {"run", "defer"}:
+        if request.verb == "watch":
+            return local.write_answer(local.Fault("local.busy", "Enough watch already."))
+        if request.verb in {"run", "defer", "cancel"}:
             return local.write_answer(local.Accepted(f"Noted: {request.verb}."))
         return local.write_answer(local.Fault("not_found", "nothing of the kind"))
 
@@ -81,14 +83,14 @@ def service(tmp_path: Path) -> Iterator[Service]:
 def app(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Calls the program; whatever it prints has no escape in it."""
 
-    def call(*arguments: str) -> tuple[int, str, str]:
+    def called(*arguments: str) -> tuple[int, str, str]:
         code = run(["--home", str(tmp_path / "home"), *arguments])
         told = capsys.readouterr()
         assert not set("\x1b\x07\u202e\x9b") & set(told.out + told.err)
         assert "Traceback" not in told.err
         return code, told.out, told.err
 
-    return call
+    return called
 
 
 App = Callable[..., tuple[int, str, str]]
@@ -104,11 +106,11 @@ def test_the_list_says_what_is_available_coming_and_done(service: Service, app: 
     code, out, _ = app("list")
     assert code == 0
     assert [line for line in out.splitlines() if line in {"Available", "Coming", "Done"}] == [
-        "Available",
         "Coming",
+        "Available",
         "Done",
     ]
-    assert "jq 1.7" in out.partition("Coming")[0]
+    assert "jq 1.7" in out.partition("Available")[2].partition("Done")[0]
     assert "The window opens at 22:00." in out
     assert "nano" not in out
     assert "nano" in app("list", "--all")[1]
@@ -129,7 +131,7 @@ def test_install_asks_for_what_can_be_installed(service: Service, app: App) -> N
 
 
 def test_install_waits_until_it_is_over(service: Service, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verbs, "_WATCH_S", 0.01)
+    monkeypatch.setattr(feed, "POLL_S", 0.01)
     states = iter(["failed", "running", "running", "succeeded"])
 
     def listed(_: local.LocalRequest) -> bytes:
@@ -144,7 +146,7 @@ def test_install_waits_until_it_is_over(service: Service, app: App, monkeypatch:
 
 
 def test_install_that_fails_ends_with_one(service: Service, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verbs, "_WATCH_S", 0.01)
+    monkeypatch.setattr(feed, "POLL_S", 0.01)
     service.items = (item(state="refused"),)
     assert app("install", "jq", "--wait")[0] == 1
 
@@ -311,7 +313,7 @@ def test_answers_that_make_no_sense(service: Service, app: App, answer: bytes, c
 
 def test_a_silent_service_is_given_up(service: Service, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     ask, stop = local_client.ask, threading.Event()
-    monkeypatch.setattr(verbs, "ask", lambda path, request: ask(path, request, 0.2))
+    monkeypatch.setattr(call, "ask", lambda path, request: ask(path, request, 0.2))
 
     def silent(_: local.LocalRequest) -> bytes:
         stop.wait(5)
