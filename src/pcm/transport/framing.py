@@ -30,7 +30,17 @@ MAX_URL = 8 * 1024
 MAX_LOGIN = 8 * 1024  # characters of an account with its password or keys
 MAX_MESSAGE = 400  # characters of an error message that travels
 KEPT_HEADERS = frozenset(
-    ("content-length", "content-range", "content-type", "date", "etag", "last-modified", "location", "retry-after")
+    (
+        "content-length",
+        "content-range",
+        "content-type",
+        "date",
+        "etag",
+        "last-modified",
+        "location",
+        "pcm-wake",
+        "retry-after",
+    )
 )
 MAX_HEADER_VALUE = 512
 

@@ -21,6 +21,7 @@ import select
 import sys
 import time
 
+from pcm.transport.errand import MAX_ERRAND, PARKED, Errand, is_number, parse_errand
 from pcm.transport.hardening import harden
 
 TYPE_CHECKING = False
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-MAX_ERRAND = 24 * 1024
 MAX_HEAD = 8 * 1024  # status line and headers, all 1xx answers included
 MAX_HOLD_S = 86_400
 TOTAL_S = 20.0  # for everything
@@ -36,61 +36,6 @@ CONNECT_S = 10.0
 TLS_1_2 = 0x0303
 KEEPALIVE_S, KEEPALIVE_EACH_S, KEEPALIVE_TRIES = 120, 30, 4  # a peer that is gone is noticed after four minutes
 _WAKE = b"pcm-wake"
-PARKED = b"parked\n"
-
-
-class Errand:
-    """One glance: where to, what to trust, what to say.
-
-    Attributes:
-        tls: Whether to speak TLS.
-        host: Name or address, ASCII, an IPv6 address without brackets.
-        ca_file: PEM file of authorities; empty: those of the system.
-        question: A whole GET request with If-None-Match, signed; empty: nothing is asked first.
-        parking: A whole GET request for the waiting place; empty: none.
-    """
-
-    def __init__(self, tls: bool, host: str, port: int, ca_file: str, question: bytes, parking: bytes) -> None:
-        self.tls = tls
-        self.host = host
-        self.port = port
-        self.ca_file = ca_file
-        self.question = question
-        self.parking = parking
-
-    def encode(self) -> bytes:
-        """As the process reads it from its standard input."""
-        name, trusted = self.host.encode("ascii"), os.fsencode(self.ca_file)
-        lengths = (len(name), len(trusted), len(self.question), len(self.parking))
-        head = b"errand %d %d %d %d %d %d\n" % (self.tls, self.port, *lengths)
-        return head + name + trusted + self.question + self.parking
-
-
-def parse_errand(data: bytes) -> Errand:
-    """Read what `Errand.encode` wrote.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    head, _, rest = data.partition(b"\n")
-    words = head.split(b" ")
-    if len(data) > MAX_ERRAND or len(words) != 7 or words[0] != b"errand" or not all(map(_is_number, words[1:])):
-        raise ValueError("no errand")
-    tls, port, *lengths = map(int, words[1:])
-    parts = []
-    for length in lengths:
-        parts.append(rest[:length])
-        rest = rest[length:]
-    if rest or [len(part) for part in parts] != lengths or tls > 1 or not 0 < port < 65536:
-        raise ValueError("no errand")
-    name, trusted, question, parking = parts
-    if not name or not (question or parking) or not name.isascii() or b"\0" in name + trusted:
-        raise ValueError("no errand")
-    return Errand(bool(tls), name.decode(), port, os.fsdecode(trusted), question, parking)
-
-
-def _is_number(word: bytes) -> bool:
-    return word.isdigit() and len(word) < 9
 
 
 class Head:
@@ -139,11 +84,17 @@ def parse_head(data: bytes) -> Head | None:
         if not colon or not name or name != name.strip():
             raise ValueError("not HTTP")
         name, value = name.lower(), value.strip(b" \t")
-        if name == _WAKE and _is_number(value):
+        if name == _WAKE and is_number(value):
             wake_s = min(int(value), MAX_HOLD_S)
         elif name == b"connection" and value.lower() != b"keep-alive":
             stays = False
     return Head(status, wake_s, stays, data[end + 4 :])
+
+
+class Socket(_socket.socket):
+    """A plain socket that TLS can refer to."""
+
+    __slots__ = ("__weakref__",)
 
 
 class Connection:
@@ -158,7 +109,7 @@ class Connection:
         OSError: the server's certificate does not hold (`_ssl.SSLError` is one, too).
     """
 
-    def __init__(self, sock: _socket.socket, errand: Errand, deadline: float) -> None:
+    def __init__(self, sock: Socket, errand: Errand, deadline: float) -> None:
         self._deadline = deadline
         self.socket = sock
         self.receive: Callable[[int], bytes] = sock.recv
@@ -215,14 +166,14 @@ class Connection:
         return left
 
 
-def _connect(host: str, port: int, deadline: float) -> _socket.socket:
+def _connect(host: str, port: int, deadline: float) -> Socket:
     failure: OSError = OSError("no address")
     # bytes: a str would go through the codec for international names, which loads 2 MB; addresses are ASCII already
     for family, kind, protocol, _, address in _socket.getaddrinfo(host.encode("ascii"), port, 0, _socket.SOCK_STREAM):
         left = deadline - time.monotonic()
         if left <= 0:
             break
-        sock = _socket.socket(family, kind, protocol)
+        sock = Socket(family, kind, protocol)
         try:
             sock.settimeout(left)
             sock.connect(address)

@@ -3,7 +3,8 @@
 Serves steps 6 and 8, inside the transfer process, below `smb`. From a password or the keys of a keytab it gets the account's
 first ticket once in a process's life, and from it a token and a session key for each file server. Tickets stay in memory: this
 process cannot write files. A controller is asked once for each account: whatever it refuses is told, with what it says itself,
-and never tried again here (KB Q184858). Server names are taken as they are, never looked up backwards.
+and never tried again here (KB Q184858). Server names are taken as they are, never looked up backwards. No function of ours is
+called back by the library: that takes memory which is written and then run, and the service's unit forbids such.
 """
 
 import ctypes
@@ -11,10 +12,11 @@ import itertools
 import re
 from collections.abc import Callable
 from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_int32, c_size_t, c_uint, c_uint32, c_void_p
-from typing import Any
 
 from pcm.model.errors import TransferError
 from pcm.transport.framing import transfer_error
+from pcm.transport.kdc import Controller, Conversation, find_by_dns, parse_controller
+from pcm.transport.pace import Pace
 from pcm.transport.smb_account import Key, Login
 from pcm.transport.smb_codes import kerberos_error, names_status
 
@@ -22,7 +24,7 @@ _COMPLETE, _CONTINUE = 0, 1  # GSS-API's major status, RFC 2744
 _MUTUAL, _REPLAY, _SEQUENCE, _CONFIDENTIALITY, _INTEGRITY = 2, 4, 8, 16, 32
 # KERB-ERROR-DATA ([MS-KILE] 2.2.2) and Samba's like: twelve bytes, the first four an NTSTATUS. Unsigned: a name, nothing else.
 _EXTENDED = re.compile(rb"\x04\x0c(...\xc0)\x00{4}", re.DOTALL)
-_KRB_ERROR = 0x7E  # its first byte, RFC 4120 section 5.9.1
+_KRB_ERROR = b"\x7e"  # its first byte, RFC 4120 section 5.9.1
 _numbers = itertools.count(1)
 
 
@@ -68,9 +70,6 @@ class _Entry(Structure):
     )
 
 
-_HOOK = ctypes.CFUNCTYPE(
-    c_int32, c_void_p, c_void_p, c_int32, POINTER(_Data), POINTER(_Data), POINTER(_Data), POINTER(c_void_p)
-)
 _MECHANISM = _Oid(9, bytes.fromhex("2a864886f712010202"))  # 1.2.840.113554.1.2.2, Kerberos 5
 _PRINCIPAL_NAME = _Oid(10, bytes.fromhex("2a864886f71201020201"))  # GSS_KRB5_NT_PRINCIPAL_NAME
 _SESSION_KEY = _Oid(11, bytes.fromhex("2a864886f7120102020505"))  # GSS_C_INQ_SSPI_SESSION_KEY
@@ -98,12 +97,13 @@ class Kerberos:
         self._login = login
         self._context = c_void_p()
         self._cache = c_void_p()
-        self._status: int | None = None  # what the last controller put beside its refusal
-        self._hook = _HOOK(self._hear)
         self._refusal: TransferError | None = None
 
-    def token_source(self, host: str) -> "Ticket":
+    def token_source(self, host: str, pace: Pace) -> "Ticket":
         """The client's half of a conversation with the file server `host`.
+
+        Args:
+            pace: Limits the time that a controller may take.
 
         Raises:
             TransferError: see `smb_codes`; the same one again, without asking, once a controller has refused the account.
@@ -112,34 +112,55 @@ class Kerberos:
             raise self._refusal
         if not self._cache:
             try:
-                self._log_on()
+                self._log_on(pace)
             except TransferError as error:
                 self._refusal = error
                 raise
         return Ticket(self._gss, self._cache, host, lambda minor: self._error(minor, host))
 
-    def _log_on(self) -> None:
-        krb5 = self._krb5
+    def _log_on(self, pace: Pace) -> None:
+        """Ask a controller of the account's realm for the first ticket, and keep it."""
+        krb5, login = self._krb5, self._login
         self._must(krb5.krb5_init_context(byref(self._context)))
-        krb5.krb5_set_kdc_recv_hook(self._context, self._hook, None)
-        principal = c_void_p()
-        name = f"{_quoted(self._login.user)}@{_quoted(self._login.domain)}".encode()
+        principal, cache, options, conversation = c_void_p(), c_void_p(), c_void_p(), c_void_p()
+        name = f"{_quoted(login.user)}@{_quoted(login.domain)}".encode()
         self._must(krb5.krb5_parse_name(self._context, name, byref(principal)))
-        cache, options = c_void_p(), c_void_p()
         self._must(krb5.krb5_cc_resolve(self._context, f"MEMORY:pcm-{next(_numbers)}".encode(), byref(cache)))
         self._must(krb5.krb5_get_init_creds_opt_alloc(self._context, byref(options)))
         self._must(krb5.krb5_get_init_creds_opt_set_out_ccache(self._context, options, cache))
-        ticket = ctypes.create_string_buffer(1024)  # a krb5_creds: 120 bytes; what counts is in the cache
-        if self._login.password is None:
-            keys = self._keytab(principal)
-            failed = krb5.krb5_get_init_creds_keytab(self._context, ticket, principal, keys, 0, None, options)
+        self._must(krb5.krb5_init_creds_init(self._context, principal, None, None, 0, options, byref(conversation)))
+        if login.password is None:
+            self._must(krb5.krb5_init_creds_set_keytab(self._context, conversation, self._keytab(principal)))
         else:
-            word = self._login.password.encode()
-            failed = krb5.krb5_get_init_creds_password(
-                self._context, ticket, principal, word, None, None, 0, None, options
+            self._must(krb5.krb5_init_creds_set_password(self._context, conversation, login.password.encode()))
+        controller = Conversation(login.domain, self._controllers(), pace, login.name)
+        answer, status = b"", None
+        while True:
+            given, asked, realm, more = _data(answer), _Data(), _Data(), c_uint()
+            number = krb5.krb5_init_creds_step(
+                self._context, conversation, byref(given), byref(asked), byref(realm), byref(more)
             )
-        self._must(failed)
+            if number:
+                raise self._error(number, login.domain, status)
+            if not more.value & 1:  # KRB5_INIT_CREDS_STEP_FLAG_CONTINUE
+                break
+            answer = controller.ask(ctypes.string_at(asked.data, asked.length))
+            status = _status_in(answer)
         self._cache = cache
+
+    def _controllers(self) -> list[Controller]:
+        """As `/etc/krb5.conf` names them, else DNS."""
+        profile, values = c_void_p(), POINTER(c_char_p)()
+        self._must(self._krb5.krb5_get_profile(self._context, byref(profile)))
+        names = (c_char_p * 4)(b"realms", self._login.domain.encode(), b"kdc", None)
+        named: list[str] = []
+        if self._krb5.profile_get_values(profile, names, byref(values)) == 0:
+            while value := values[len(named)]:
+                named.append(value.decode("utf-8", "replace"))
+            self._krb5.profile_free_list(values)
+        self._krb5.profile_release(profile)
+        found = [controller for controller in map(parse_controller, named) if controller is not None]
+        return found or find_by_dns(self._login.domain)
 
     def _keytab(self, principal: c_void_p) -> c_void_p:
         keytab = c_void_p()
@@ -149,25 +170,15 @@ class Kerberos:
             self._must(self._krb5.krb5_kt_add_entry(self._context, keytab, byref(entry)))
         return keytab
 
-    def _hear(self, _context: Any, _data: Any, code: int, _realm: Any, _message: Any, reply: Any, _new: Any) -> int:
-        """See what a controller answered, before libkrb5 throws away all but its number."""
-        self._status = None
-        if code == 0 and reply:
-            said = ctypes.string_at(reply.contents.data, reply.contents.length)
-            found = _EXTENDED.search(said) if said[:1] == bytes([_KRB_ERROR]) else None
-            status = int.from_bytes(found[1], "little") if found else 0
-            self._status = status if names_status(status) else None
-        return code
-
     def _must(self, number: int) -> None:
         if number:
             raise self._error(number, self._login.domain)
 
-    def _error(self, number: int, where: str) -> TransferError:
+    def _error(self, number: int, where: str, status: int | None = None) -> TransferError:
         told = self._krb5.krb5_get_error_message(self._context, c_int32(number))
         text = (ctypes.string_at(told) if told else b"").decode("utf-8", "replace")
         self._krb5.krb5_free_error_message(self._context, c_void_p(told))
-        return kerberos_error(number, text, self._status, self._login.name, where)
+        return kerberos_error(number, text, status, self._login.name, where)
 
 
 class Ticket:
@@ -229,6 +240,17 @@ def _octets(data: bytes) -> _Octets:
 
 def _entry(principal: c_void_p, key: Key) -> _Entry:
     return _Entry(0, principal, 0, key.version, _KeyBlock(0, key.kind, len(key.contents), key.contents))
+
+
+def _data(octets: bytes) -> _Data:
+    return _Data(0, len(octets), ctypes.cast(ctypes.create_string_buffer(octets, max(len(octets), 1)), c_void_p))
+
+
+def _status_in(answer: bytes) -> int | None:
+    """The NTSTATUS that a Windows or Samba controller puts beside a refusal."""
+    found = _EXTENDED.search(answer) if answer[:1] == _KRB_ERROR else None
+    status = int.from_bytes(found[1], "little") if found else 0
+    return status if names_status(status) else None
 
 
 def _signed(minor: c_uint32) -> int:

@@ -203,7 +203,7 @@ class Shares:
         if login.protocol == KERBEROS:
             if account not in self._tickets:
                 self._tickets[account] = Kerberos(login)
-            ticket = self._tickets[account].token_source(host)
+            ticket = self._tickets[account].token_source(host, asked.pace)
             session = Session(connection, ticket, None, encrypt, auth_protocol=KERBEROS)
         else:
             user = f"{login.domain}\\{login.user}" if login.domain else login.user

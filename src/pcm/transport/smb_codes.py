@@ -47,6 +47,7 @@ class Said(NamedTuple):
     text: str
 
 
+NO_CONTROLLER = Said("transfer.kdc_unreachable", _NO_KDC)
 _STATUS: Mapping[int, Said] = MappingProxyType(
     {
         LOGON_FAILURE: Said("transfer.account_refused", _REFUSED),
@@ -62,7 +63,7 @@ _STATUS: Mapping[int, Said] = MappingProxyType(
         0xC0000070: Said("transfer.account_restricted", _RESTRICTED),  # INVALID_WORKSTATION
         0xC000015B: Said("transfer.account_restricted", _RESTRICTED),  # LOGON_TYPE_NOT_GRANTED
         0xC0000133: Said("transfer.clock_skew", _SKEW),  # TIME_DIFFERENCE_AT_DC
-        0xC000005E: Said("transfer.kdc_unreachable", _NO_KDC),  # NO_LOGON_SERVERS
+        0xC000005E: NO_CONTROLLER,  # NO_LOGON_SERVERS
     }
 )
 _TABLE = -1765328384  # where MIT Kerberos begins to number the errors of RFC 4120
@@ -80,7 +81,8 @@ _KERBEROS: Mapping[int, Said] = MappingProxyType(
             "the domain takes none of the keys' encryption types: export the keytab anew",
         ),  # KDC_ERR_ETYPE_NOSUPP
         _TABLE + 18: Said(
-            "transfer.account_locked", "it is locked, disabled or expired: look at it in the domain"
+            "transfer.account_locked",
+            "it is locked after wrong passwords, or barred otherwise: look at it in the domain",
         ),  # REVOKED
         _TABLE + 23: Said("transfer.password_expired", _EXPIRED),  # KDC_ERR_KEY_EXP
         _TABLE + 24: Said("transfer.account_refused", _REFUSED),  # KDC_ERR_PREAUTH_FAILED
@@ -88,9 +90,9 @@ _KERBEROS: Mapping[int, Said] = MappingProxyType(
         -1765328353: Said(
             "transfer.account_refused", _REFUSED
         ),  # KRB5KRB_AP_ERR_BAD_INTEGRITY: the answer does not open
-        -1765328230: Said("transfer.kdc_unreachable", _NO_KDC),  # KRB5_REALM_UNKNOWN
-        -1765328228: Said("transfer.kdc_unreachable", _NO_KDC),  # KRB5_KDC_UNREACH
-        -1765328164: Said("transfer.kdc_unreachable", _NO_KDC),  # KRB5_REALM_CANT_RESOLVE
+        -1765328230: NO_CONTROLLER,  # KRB5_REALM_UNKNOWN
+        -1765328228: NO_CONTROLLER,  # KRB5_KDC_UNREACH
+        -1765328164: NO_CONTROLLER,  # KRB5_REALM_CANT_RESOLVE
         -1765328174: Said(
             "transfer.account_refused",
             "the domain takes none of the keys that its file has: export the keytab anew",
