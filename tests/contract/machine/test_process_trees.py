@@ -1,6 +1,7 @@
 """Every back end owns the whole tree of a program (kb-regressions, section B)."""
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -70,6 +71,57 @@ def test_q158734_the_tree_is_gone_when_the_run_has_ended(runs: Runs) -> None:
 def test_q150089_many_short_orphans_are_all_awaited(runs: Runs) -> None:
     ended = runs.shell("for i in $(seq 60); do (sh -c 'sleep 0.05; echo x' &) ; done")
     assert ended.output_bytes == 120
+
+
+PYTHON_DAEMON = """
+import os, sys, time
+def daemonise():
+    # as daemon(7) tells: twice away from the parent, a session of its own, no folder, no terminal, no descriptor
+    if os.fork(): os._exit(0)
+    os.setsid()
+    if os.fork(): os._exit(0)
+    os.chdir("/"); os.umask(0)
+    for descriptor in range(256):
+        try: os.close(descriptor)
+        except OSError: pass
+    os.open("/dev/null", os.O_RDWR); os.dup2(0, 1); os.dup2(0, 2)
+pid = os.fork()
+if pid == 0:
+    daemonise()
+    time.sleep(0.4)
+    open(sys.argv[1], "w").close()
+    os._exit(0)
+os.waitpid(pid, 0)
+sys.exit(6)
+"""
+
+
+def test_q153819_a_daemon_by_the_book_keeps_the_run_alive(runs: Runs, tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+    ended = runs.run("/usr/bin/python3", "-c", PYTHON_DAEMON, str(proof))
+    assert (ended.exit_code, proof.exists()) == (6, True)
+
+
+def test_q274592_children_that_change_their_parent_are_awaited_and_ended(runs: Runs, tmp_path: Path) -> None:
+    # each one's parent ends before it begins to work, so that all are handed on to somebody else several times
+    script = f"hop() {{ [ $1 -gt 0 ] && (hop $(($1 - 1)) $2 &) || (sleep 0.3; touch {tmp_path}/$2) & }}; hop 5 a; hop 9 b; exit 0"
+    assert runs.shell(script).exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "runs") == ["a", "b"]
+    hangs = runs.launch(
+        "/bin/sh", "-c", "hop() { [ $1 -gt 0 ] && (hop $(($1 - 1)) &) || sleep 60 & }; hop 6; exit 0", timeout_s=1
+    )
+    ended = runs.start(hangs).wait()
+    assert (ended.timed_out, ended.survivors_left, living_members(hangs.run_id)) == (True, 0, [])
+
+
+def test_q214898_what_a_finished_setup_needs_stays_until_its_children_are_done(runs: Runs, tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "data").write_text("still here\n")
+    ended = runs.shell("(sleep 0.3; cat data) & exit 0", working_directory=files)
+    # whoever waited may take the files away now, and not before
+    shutil.rmtree(files)
+    assert (ended.exit_code, ended.output_tail) == (0, b"still here\n")
 
 
 def test_q214448_a_hidden_prompt_gets_no_answer_and_ends(runs: Runs) -> None:

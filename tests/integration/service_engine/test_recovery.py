@@ -1,5 +1,6 @@
 """What a dead worker left open, with real processes: survivors, kept results, restarts, leftovers."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -203,6 +204,44 @@ def test_a_run_that_provably_never_started_is_simply_planned_again(home: Path) -
     client.check(client.instruction())
     assert (state_of(client)[0], client.counted()) == (Stage.SUCCEEDED, 1)
     client.close()
+
+
+REMOVES_ITS_FOLDER = b"""#!/bin/sh
+echo x >> "$1/counter"
+rm -rf "$1"/var/runs/*
+touch "$1/removed"
+while [ ! -e "$1/go" ]; do sleep 0.05; done
+touch "$1/installed"
+"""
+
+
+@pytest.mark.parametrize("lives", [True, False], ids=["still works", "has ended"])
+def test_an_installer_that_removes_the_runs_folder_is_not_run_again(home: Path, lives: bool) -> None:
+    program = Program(argv=("setup", str(home)), detect=FileDetection(path=str(home / "installed")), timeout_s=60)
+    child = run_in_a_worker_that_dies(home, REMOVES_ITS_FOLDER, program)
+    wait_for((home / "removed").exists)
+    kill(child)
+    if not lives:
+        (home / "go").touch()
+        wait_for((home / "installed").exists)
+        wait_for(lambda: not any(b"PCM_RUN_ID=" in environment for environment in environments(home)))
+        (home / "installed").unlink()  # without it, only the journal can tell that it ran
+    client = Client(home, {"install": program}, machine=LetsGo(home / "go"), setup=REMOVES_ITS_FOLDER)
+    client.check(client.instruction())
+    expected = (Stage.SUCCEEDED if lives else Stage.FAILED, "run.interrupted")
+    assert (state_of(client), client.counted()) == (expected, 1)
+    client.check(client.instruction())
+    assert (state_of(client), client.counted()) == (expected, 1)
+    client.close()
+
+
+def environments(home: Path) -> list[bytes]:
+    """Of every process that has something of this client in its environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes())
+    return [each for each in found if str(home).encode() in each]
 
 
 def test_old_records_go_once_a_day(client: Client) -> None:

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from pcm.model.assignment import State as Stage
 from pcm.model.assignment import can_move
@@ -19,7 +20,9 @@ from pcm.service.verdicts import (
     back_off,
     judge_end,
     judge_error,
+    judge_health,
     judge_restart,
+    judge_return,
     judge_unseen,
 )
 from tests.unit.service_engine.making import NOON, instruction, record
@@ -150,3 +153,80 @@ def test_q153576_back_off_grows_has_a_cap_and_is_the_same_for_the_same_attempt(a
     plain = min(60 * 2**attempts, LONGEST_BACK_OFF_S)
     assert 0.75 * plain <= seconds <= 1.25 * plain
     assert wait(mine) == wait(mine)
+
+
+@pytest.mark.parametrize(("by", "code"), [("stopped", "run.stopped"), ("memory", "run.memory")])
+def test_what_was_ended_from_outside_has_failed_whatever_detection_finds(by: str, code: str) -> None:
+    for detected in Detected:
+        change = judge_end(RUNNING, result(None), detected, 1, "boot", by)
+        assert (change.state, change.code) == (Stage.FAILED, code)
+        assert change.result is not None
+
+
+def test_q263700_success_restart_and_cancelled_are_told_apart_by_the_programs_own_list() -> None:
+    codes = ExitCodes(success=(0, 3011), restart=(3010, 1604), restarting=(), retry=(75,), cancelled=(1602,))
+    meant = {0: "success", 3011: "success", 3010: "restart", 1604: "restart", 75: "retry", 1602: "cancelled"}
+    for code in range(4000):
+        told = result(code, exit_class=codes.classify(code).value)
+        change = judge_end(RUNNING, told, Detected.NOT_ASKED, 1, "boot")
+        assert told.exit_class == meant.get(code, "failed")
+        # what nobody listed is never success: 1641 and 1707 stand in the defaults only
+        assert (change.state is Stage.SUCCEEDED) is (code in {0, 3011})
+
+
+UNHEALTHY = judge_health(judge_end(RUNNING, result(), Detected.YES, 1, "boot"), "the page says 500", "undo")
+
+
+def test_what_is_unhealthy_is_at_work_until_it_has_returned() -> None:
+    assert (UNHEALTHY.state, UNHEALTHY.code) == (Stage.RUNNING, "health.failed")
+    assert "the page says 500" in UNHEALTHY.reason
+    without = judge_health(judge_end(RUNNING, result(), Detected.YES, 1, "boot"), "the page says 500", None)
+    assert (without.state, without.code) == (Stage.FAILED, "health.failed")
+
+
+@pytest.mark.parametrize(
+    ("code", "detected", "said"),
+    [
+        (0, Detected.YES, "[rollback.done]"),
+        (0, Detected.NOT_ASKED, "[rollback.done]"),
+        (3010, Detected.NO, "[rollback.done]"),
+        (0, Detected.NO, "[rollback.failed]"),
+        (0, Detected.CANNOT_TELL, "[rollback.failed]"),
+        (1618, Detected.YES, "[rollback.failed]"),
+        (1602, Detected.YES, "[rollback.failed]"),
+        (5, Detected.YES, "[rollback.failed]"),
+        (None, Detected.YES, "[rollback.failed]"),
+    ],
+)
+def test_a_return_ends_in_failure_and_says_what_is_here(code: int | None, detected: Detected, said: str) -> None:
+    unhealthy = record(state=Stage.RUNNING, code=UNHEALTHY.code, reason=UNHEALTHY.reason)
+    change = judge_return(unhealthy, "undo", judge_end(unhealthy, result(code), detected, 2, "boot"))
+    assert (change.state, change.code) == (Stage.FAILED, "health.failed")
+    assert change.reason.startswith(UNHEALTHY.reason)
+    assert change.reason.endswith(said)
+    assert change.result is not None
+    assert change.result.exit_code == code
+
+
+def test_a_return_nobody_saw_end_is_judged_by_detection() -> None:
+    unhealthy = record(state=Stage.RUNNING, code=UNHEALTHY.code, reason=UNHEALTHY.reason)
+    for detected, said in ((Detected.YES, "done"), (Detected.NO, "failed"), (Detected.NOT_ASKED, "failed")):
+        change = judge_return(unhealthy, "undo", judge_unseen(result(None), detected, "Nobody saw its end."))
+        assert change.reason.endswith(f"[rollback.{said}]")
+
+
+def test_a_return_that_cannot_start_is_tried_again_a_few_times_and_never_refused() -> None:
+    unhealthy = record(state=Stage.RUNNING, code=UNHEALTHY.code, reason=UNHEALTHY.reason)
+    error = TransferError("No server answers.", code="transfer.unreachable")
+    for attempts in range(RETRY_RUNS + 3):
+        change = judge_error(replace(unhealthy, attempts=attempts), error, NOON, returning="undo")
+        again = attempts + 1 < RETRY_RUNS
+        assert change.state is (Stage.RUNNING if again else Stage.FAILED)
+        assert change.code == "health.failed"
+        assert (change.not_before is not None) is again
+    for final in (
+        TrustError("Other bytes.", code="trust.content"),
+        MachineError("It is not there.", code="machine.program_not_found", retry=Retry.NEVER),
+    ):
+        change = judge_error(unhealthy, final, NOON, returning="undo")
+        assert (change.state, change.reason.endswith("[rollback.failed]")) == (Stage.FAILED, True)
