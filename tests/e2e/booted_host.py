@@ -5,6 +5,7 @@
         host.run("systemctl", "is-system-running")
         host.kill_power()          # nothing is told, nothing is flushed
         host.boot()                # with the disk as it was
+        host.wait_for_restart()    # something inside restarts it
 
 Each host has a network namespace with one cable to the machine that runs the tests (`host.address`, `host.gateway`: servers that
 it shall reach listen there), control groups of its own (without, hosts would share them), and a writable layer over the base
@@ -35,6 +36,7 @@ PYTHONPATH = ":".join(LENT.values())
 PLACE = Path("/run/pcm-tests")  # root's own, and gone after a restart of this machine, as mounts are
 NETWORK = IPv4Network("10.231.0.0/16")
 BOOT_SECONDS = 60
+RESTARTED = 133  # with --keep-unit, systemd-nspawn leaves the loop around a restart to whoever started it
 
 
 class BootError(Exception):
@@ -53,6 +55,7 @@ class BootedHost:
         self._lent = {**LENT, **(lent or {})}
         self._nspawn: subprocess.Popen[bytes] | None = None
         self.leader = 0
+        self.boots = 0
         number, self._lease = take_number()
         self.name = f"pcm-{number}"
         self.gateway, self.address = addresses(number)
@@ -116,6 +119,7 @@ class BootedHost:
                 message = f"{self.name} did not boot:\n{self._console.read_text(errors='replace')[-4000:]}"
                 raise BootError(message)
             time.sleep(0.05)
+        self.boots += 1
 
     def run(
         self,
@@ -168,6 +172,26 @@ class BootedHost:
     def shut_down(self) -> None:
         """Switch off in good order."""
         self._leave("systemctl", "--no-block", "poweroff")
+
+    def wait_for_restart(self, patience_s: float = BOOT_SECONDS) -> None:
+        """Wait until something inside restarts the host, as a button or a program does, and let it come up again.
+
+        Raises:
+            AssertionError: it did not go down in that time, or switched itself off.
+        """
+        assert self._nspawn is not None, f"{self.name} is not running"
+        try:
+            how = self._nspawn.wait(timeout=patience_s)
+        except subprocess.TimeoutExpired:
+            message = f"{self.name} did not restart within {patience_s:.0f} s"
+            raise AssertionError(message) from None
+        assert how == RESTARTED, f"{self.name} ended with {how} and did not restart"
+        self._nspawn, self.leader = None, 0
+        self.boot()
+
+    def is_on(self) -> bool:
+        """Whether it runs: False once something inside has switched it off or restarts it."""
+        return self._nspawn is not None and self._nspawn.poll() is None
 
     def kill_power(self) -> None:
         """Switch off as a power failure does: every process ends at once and is told nothing."""
