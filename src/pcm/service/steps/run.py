@@ -13,6 +13,7 @@ from pcm.service import faults
 from pcm.service.journal import Change
 from pcm.service.machine.commands import resolve_program
 from pcm.service.machine.interface import Launch, TreeLimits
+from pcm.service.meanwhile import heard_meanwhile
 from pcm.service.records import RunRecord
 from pcm.service.steps.check import check_still_allowed
 from pcm.service.verdicts import judge_error
@@ -36,7 +37,12 @@ def run(work: Work, context: Context) -> Change | None:
         return over
     record = _record(work, context, launch)
     faults.reach(work.point("run.before_started"))
-    context.history.begin_run(record)
+    with context.state.transaction():
+        over = None if work.returning else heard_meanwhile(context.state, work.record, context.clock())
+        if over is None:
+            context.history.begin_run(record)
+    if over is not None:
+        return over
     work.run = record
     faults.reach(work.point("run.started"))
     try:
