@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 POSTGRESQL_HOMES = Path("/usr/lib/postgresql")
+PACKAGE_TOOLS = ("dpkg-deb", "patchelf", "rpmbuild")
 HOST_TOOLS = ("systemd-nspawn", "mmdebstrap", "ip", "nsenter", "setpriv", "mount")
 # Kernel settings decide over these, so no set-up can promise them.
 NEVER_PROMISED = frozenset({"userns"})
@@ -74,6 +75,14 @@ def missing_rpm() -> str | None:
     return f"needs {' and '.join(absent)} (Debian package rpm)" if absent else None
 
 
+def missing_packages() -> str | None:
+    """What the client's packages are built with."""
+    absent = [tool for tool in PACKAGE_TOOLS if shutil.which(tool) is None]
+    if absent:
+        return f"needs {', '.join(absent)} (Debian packages dpkg, patchelf, rpm)"
+    return missing_apt()
+
+
 def missing_nspawn() -> str | None:
     """Everything that booting a Debian host with systemd takes, but the base system itself (a fixture builds that)."""
     if os.geteuid() != 0:
@@ -125,12 +134,22 @@ def failure_of(command: list[str], what: str) -> str | None:
     return None if answer.returncode == 0 else f"cannot {what}: {answer.stderr.strip() or answer.returncode}"
 
 
+def missing_samba() -> str | None:
+    """Samba's file server, as root: it becomes whoever logs on."""
+    absent = [tool for tool in ("smbd", "smbpasswd", "setpriv", "unshare") if shutil.which(tool) is None]
+    if absent:
+        return f"needs {', '.join(absent)} (Debian package samba)"
+    return None if os.geteuid() == 0 else "needs root, to run a Samba server"
+
+
 PROBES: dict[str, Callable[[], str | None]] = {
     "apt": missing_apt,
     "nspawn": missing_nspawn,
     "overlayfs": missing_overlayfs,
+    "packages": missing_packages,
     "postgresql": missing_postgresql,
     "root": missing_root,
+    "samba": missing_samba,
     "rpm": missing_rpm,
     "userns": missing_userns,
     "users": missing_users,

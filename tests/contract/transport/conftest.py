@@ -1,4 +1,4 @@
-"""Every way to fetch, over the same files: a real process and a thread, over HTTP and from a directory."""
+"""Every way to fetch, over the same files: a real process and a thread, over HTTP, from a directory and from a Samba share."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,16 +7,18 @@ from typing import NamedTuple
 import pytest
 
 from pcm.distribution.app import create_app
-from pcm.transport.client import TransferClient
+from pcm.transport.client import Response, Source, TransferClient
+from pcm.transport.framing import Request
 from pcm.transport.in_process import transfer_in_thread
 from tests.asgi_server import served
+from tests.samba_server import SambaServer, samba_server
 from tests.transfer_process import open_process
 
 
 class Fetching(NamedTuple):
     """A client, the address of a server, and the folder behind it."""
 
-    client: TransferClient
+    client: Source
     base: str
     root: Path
 
@@ -28,10 +30,40 @@ def http_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, P
         yield f"{url}/distribution", root
 
 
-@pytest.fixture(params=["process, http", "process, directory", "thread, http", "thread, directory"])
-def fetching(request: pytest.FixtureRequest, http_root: tuple[str, Path], tmp_path: Path) -> Iterator[Fetching]:
+@pytest.fixture(scope="session")
+def samba() -> Iterator[SambaServer]:
+    with samba_server() as server:
+        yield server
+
+
+class Reader:
+    """Asks with an account, as the service does."""
+
+    def __init__(self, client: TransferClient, account: str) -> None:
+        self._client, self._account = client, account
+
+    def fetch(self, request: Request) -> Response:
+        """See `TransferClient.fetch`."""
+        return self._client.fetch(request._replace(account=self._account if request.url.startswith("smb:") else None))
+
+
+@pytest.fixture(
+    params=[
+        "process, http",
+        "process, directory",
+        pytest.param("process, share", marks=pytest.mark.needs("samba")),
+        "thread, http",
+        "thread, directory",
+        pytest.param("thread, share", marks=pytest.mark.needs("samba")),
+    ]
+)
+def fetching(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fetching]:
     where, how = request.param.split(", ")
-    base, root = http_root if how == "http" else (tmp_path.as_uri(), tmp_path)
     client = TransferClient(open_process) if where == "process" else transfer_in_thread()
-    yield Fetching(client, base, root)
+    if how == "share":
+        samba: SambaServer = request.getfixturevalue("samba")
+        yield Fetching(Reader(client, samba.account), samba.url, samba.share)
+    else:
+        base, root = request.getfixturevalue("http_root") if how == "http" else (tmp_path.as_uri(), tmp_path)
+        yield Fetching(client, base, root)
     client.close()
