@@ -90,6 +90,23 @@ machine.forget(found.reference)
     assert host.shell("systemctl list-units --all --no-legend 'pcm-run-*'").strip() == ""
 
 
+@pytest.mark.parametrize("verb", ["stop", "kill"])
+def test_a_program_that_somebody_stopped_is_told_apart_from_one_that_ended(host: BootedHost, verb: str) -> None:
+    script = f"""
+run_id = "ee" * 8 + "{verb}".encode().hex()
+running = machine.start(launch(run_id, "echo begun; (setsid sleep 60 &) ; sleep 60"))
+time.sleep(0.3)
+subprocess.Popen(["systemctl", "{verb}", f"pcm-run-{{run_id}}"])
+ended = running.wait()
+machine.forget(running.reference)
+print(json.dumps([ended.ended_by, ended.exit_code, ended.signal, ended.output_tail.decode(), ended.duration_s < 10]))
+"""
+    # `systemctl kill` sends a signal as `kill` does; only `stop` takes the unit away from us
+    assert answer(host, script) == (
+        ["stopped", None, None, "begun\n", True] if verb == "stop" else ["", None, 15, "begun\n", True]
+    )
+
+
 def test_an_installer_may_leave_a_service_running(host: BootedHost) -> None:
     """A daemon that is a unit of its own is no part of the run (under the subreaper it would be)."""
     script = """
