@@ -19,17 +19,20 @@ class SystemPackage:
         name: as apt knows it.
         proof: a path pattern below / that exists when it is installed.
         purpose: what goes untested without it.
+        services: that come with it and that no test needs: a computer that runs tests does not begin to serve its network.
     """
 
     name: str
     proof: str
     purpose: str
+    services: tuple[str, ...] = ()
 
 
 PACKAGES = (
     SystemPackage("postgresql", "usr/lib/postgresql/*/bin/initdb", "the site's database on PostgreSQL"),
     SystemPackage("systemd-container", "usr/bin/systemd-nspawn", "clients as real booted hosts"),
     SystemPackage("mmdebstrap", "usr/bin/mmdebstrap", "the base system of booted hosts"),
+    SystemPackage("samba", "usr/sbin/smbd", "logon and distribution servers that are shares", ("smbd", "nmbd")),
     SystemPackage("iproute2", "usr/sbin/ip", "the network of booted hosts"),
     SystemPackage("patchelf", "usr/bin/patchelf", "packages of the client"),
     SystemPackage("rpm", "usr/bin/rpmbuild", "packages of the client for RPM systems"),
@@ -61,7 +64,14 @@ def main() -> int:
         print(f"{answer.stdout}\nsystem: apt-get could not install {' '.join(names)}", file=sys.stderr)
         # In CI an incomplete machine must not pass for a tested one; elsewhere the skipped tests are listed at the end.
         return 1 if os.environ.get("CI") == "true" else 0
+    silence([service for package in missing for service in package.services])
     return 0
+
+
+def silence(services: list[str]) -> None:
+    """Stop what an installation has started, for good."""
+    if services and Path("/run/systemd/system").is_dir():
+        subprocess.run(["systemctl", "disable", "--now", "--quiet", *services], check=False)
 
 
 def apt(command: list[str]) -> subprocess.CompletedProcess[str]:
