@@ -115,6 +115,13 @@ def following(rule: Rule, start: datetime, at: datetime) -> datetime | None:
     return None
 
 
+def last_time(rule: Rule, start: datetime) -> datetime | None:
+    """The last time that a rule ever gives; None: it does not end, or gives none."""
+    if rule.most is not None:
+        return max(_counted(rule, start), default=None)
+    return None if rule.until is None else latest(rule, start, rule.until)
+
+
 def shortest_distance(rule: Rule, start: datetime) -> timedelta | None:
     """How close the first times of a rule follow each other; None: it has fewer than two."""
     times: list[datetime] = []

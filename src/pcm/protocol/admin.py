@@ -224,7 +224,10 @@ class ClientView(msgspec.Struct, frozen=True):
 
 
 class AssignmentView(msgspec.Struct, frozen=True):
-    """One job on one client. `state` is a value of `pcm.model.assignment.State`, or `cancelling` until the client confirms."""
+    """One job on one client. `state` is a value of `pcm.model.assignment.State`, or `cancelling` until the client confirms.
+
+    `occurrence`: which time of a recurring job it is about, by the clock of the order and written as UTC.
+    """
 
     job: str
     client_id: str
@@ -238,6 +241,7 @@ class AssignmentView(msgspec.Struct, frozen=True):
     code: str
     reason: str
     changed: datetime
+    occurrence: datetime | None = None
 
 
 class ResultView(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import Connection, case, func, or_, select, update
+from sqlalchemy import Connection, and_, case, func, or_, select, update
 
 from pcm.model.errors import PcmError
 from pcm.model.instruction import ManifestReference
@@ -20,7 +20,7 @@ from pcm.site import approvals
 from pcm.site.db.tables import AnyRow, assignments, clients, jobs
 from pcm.site.db.tables_packages import package_versions
 from pcm.site.instruction_files import JobFacts, JobList, JobTemplate
-from pcm.site.job_life import OPEN, PLATFORM
+from pcm.site.job_life import DONE_ONCE, OPEN, PLATFORM
 
 ProofsOf = Callable[[Connection, str, int], Mapping[str, Sequence[str]]]
 _NOTHING = JobList(())
@@ -147,6 +147,7 @@ def _facts(connection: Connection, row: AnyRow, signed: int, proofs_of: ProofsOf
 def _undone(ids: list[int]) -> Any:
     """One row for each client, not for each assignment: to make rows costs more than to find them."""
     not_for_it = assignments.c.code == PLATFORM
+    recurs = jobs.c.recurrence.is_not(None)
     unnoted = case((assignments.c.offered_serial.is_(None), assignments.c.job))
     return (
         select(
@@ -158,7 +159,7 @@ def _undone(ids: list[int]) -> Any:
         .join(package_versions, package_versions.c.id == jobs.c.package_version)
         .where(
             assignments.c.client.in_(ids),
-            assignments.c.state.in_((*OPEN, "restart_pending")),
+            or_(assignments.c.state.in_((*OPEN, "restart_pending")), and_(recurs, assignments.c.state.in_(DONE_ONCE))),
             ~assignments.c.cancelling,
             or_(assignments.c.state != "not_applicable", ~not_for_it),
             jobs.c.state == "active",

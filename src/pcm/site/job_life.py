@@ -19,6 +19,8 @@ from pcm.site.targeting import Candidate, decide
 BEFORE_RUNNING = ("offered", "waiting", "downloading", "ready", "asked", "deferred")
 # what a cancellation ends: everything that might still run, or run again
 OPEN = (*BEFORE_RUNNING, "running", "unknown", "failed", "not_applicable", "already_installed", "refused")
+# what ends one time of a recurring job, and not the job
+DONE_ONCE = ("succeeded", "expired", "cancelled")
 PLATFORM = "job.platform"
 # the last zone on earth reaches a wall-clock time twelve hours after UTC does
 LAST_ZONE = timedelta(hours=12)

@@ -109,6 +109,7 @@ def assignment_view(row: AnyRow) -> AssignmentView:
         code=row.code,
         reason=row.reason,
         changed=row.changed,
+        occurrence=row.occurrence,
     )
 
 
@@ -208,4 +209,5 @@ def _state(row: AnyRow, counts: dict[str, int], signed: int) -> JobState:
         return "expired"
     if signed < row.approvals_needed:
         return "waiting_for_approval"
-    return "done" if counts and set(counts) <= _SETTLED else "active"
+    # one that recurs is done for this time only, until it is cancelled or its last time has expired
+    return "done" if counts and set(counts) <= _SETTLED and row.recurrence is None else "active"

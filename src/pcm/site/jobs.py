@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, insert, select
 
 from pcm.model.errors import RequestError
-from pcm.model.job import JobOrder, check_order, job_id
+from pcm.model.job import JobOrder, check_order, job_id, last_expiry
 from pcm.model.program import Program, asks_for_more, build_argv
 from pcm.protocol import codec
 from pcm.protocol.admin_jobs import JobPlan, PlannedClient
@@ -132,6 +132,7 @@ def create(connection: Connection, order: JobOrder, actor: str, now: datetime) -
             purpose=order.purpose,
             offer_after=offer,
             expires=site_expiry(order),
+            recurrence=order.recurrence,
             created=now,
             created_by=actor[:100],
             approvals_needed=resolved.program.approvals,
@@ -151,10 +152,14 @@ def create(connection: Connection, order: JobOrder, actor: str, now: datetime) -
 
 
 def site_expiry(order: JobOrder) -> datetime | None:
-    """When the site takes a job for expired. Clients expire by themselves, by their own clock."""
-    if order.expires_after is None or order.clock == "utc":
-        return order.expires_after
-    return order.expires_after.replace(tzinfo=UTC) + job_life.LAST_ZONE
+    """When the site takes a job for expired. Clients expire by themselves, by their own clock.
+
+    A recurring job has expired when its last time has; one whose rule does not end never does.
+    """
+    expires = order.expires_after if order.recurrence is None else last_expiry(order)
+    if expires is None or order.clock == "utc":
+        return expires
+    return expires.replace(tzinfo=UTC) + job_life.LAST_ZONE
 
 
 def _check_program(connection: Connection, order: JobOrder, manifest: Manifest, program: Program) -> tuple[str, ...]:

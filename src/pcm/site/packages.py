@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from securesystemslib.signer import Signer
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, or_, select, update
 
 from pcm.model.errors import RequestError
 from pcm.model.names import check_name
@@ -226,7 +226,8 @@ def _withdraw(connection: Connection, path: str, actor: str, now: datetime) -> N
     concerned = connection.execute(
         select(assignments.c.client)
         .join(jobs, jobs.c.id == assignments.c.job)
-        .where(jobs.c.package_version == row.id, jobs.c.state == "active", assignments.c.state.in_(job_life.OPEN))
+        .where(jobs.c.package_version == row.id, jobs.c.state == "active")
+        .where(or_(assignments.c.state.in_(job_life.OPEN), jobs.c.recurrence.is_not(None)))
         .distinct()
     ).scalars()
     clients.mark_dirty(connection, concerned.all())

@@ -19,6 +19,7 @@ from pcm.protocol.report import Outcome, Refusal, Report, RunResult
 from pcm.site import client_ledgers, job_life
 from pcm.site import clients as client_rows
 from pcm.site.db.tables import AnyRow, assignments, clients, refusals, reports, results
+from pcm.site.db.tables import jobs as job_rows
 from pcm.site.enrolment import clean, facts_columns
 
 # of one client, so that none fills the disk: whole reports, results, refusals
@@ -119,7 +120,10 @@ def _apply(connection: Connection, client: AnyRow, report: Report, now: datetime
     if report.outcomes:
         jobs = sorted({outcome.job for outcome in report.outcomes})
         rows = connection.execute(
-            select(assignments).where(assignments.c.client == client.id, assignments.c.job.in_(jobs)).with_for_update()
+            select(assignments, job_rows.c.recurrence)
+            .join(job_rows, job_rows.c.id == assignments.c.job)
+            .where(assignments.c.client == client.id, assignments.c.job.in_(jobs))
+            .with_for_update(of=assignments)
         )
         standing = {row.job: _Standing(row) for row in rows}
         for outcome in report.outcomes:
@@ -146,7 +150,25 @@ class _Standing:
         self.generation = row.generation
         self.state = State(row.state)
         self.cancelling = row.cancelling
+        self.recurs = row.recurrence is not None
+        self.occurrence: datetime | None = row.occurrence
         self.values: dict[str, Any] = {}
+
+    def is_over(self, occurrence: datetime | None) -> bool:
+        """Whether this is about a time of a recurring job that a later one has followed already."""
+        return self.recurs and occurrence is not None and self.occurrence is not None and occurrence < self.occurrence
+
+    def follow(self, occurrence: datetime | None) -> State:
+        """Begin anew if this is about a later time of a recurring job: what became of the one before ends nothing now.
+
+        Returns:
+            Where it stands now.
+        """
+        if self.recurs and occurrence is not None and (self.occurrence is None or occurrence > self.occurrence):
+            self.occurrence = occurrence
+            self.values["occurrence"] = occurrence
+            self.state = State.OFFERED
+        return self.state
 
     def move(self, outcome: Outcome) -> None:
         """Follow one legal outcome."""
@@ -185,7 +207,16 @@ def _take_outcome(
             now,
             outcome.job,
         )
-    elif not can_move(standing.state, outcome.state):
+    elif standing.is_over(outcome.occurrence):
+        _note(
+            connection,
+            client,
+            "report.other_occurrence",
+            f"{outcome.state.value} for {outcome.occurrence:%Y-%m-%d %H:%M}; the client has begun a later time of the job",
+            now,
+            outcome.job,
+        )
+    elif not can_move(standing.follow(outcome.occurrence), outcome.state):
         _note(
             connection,
             client,

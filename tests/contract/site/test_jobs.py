@@ -13,6 +13,7 @@ from pcm.model.instruction import Notify
 from pcm.model.job import JobOrder
 from pcm.model.program import Parameter, Program
 from pcm.protocol.admin_jobs import GroupOrder, JobPlan
+from pcm.protocol.instructions import read_instructions
 from pcm.site import groups, job_views, jobs, packages, projection
 from pcm.site.db.tables import assignments, audit, clients
 from pcm.site.db.tables import jobs as job_table
@@ -98,20 +99,19 @@ def test_q174933_settings_that_contradict_are_refused_with_the_reason(ready: Off
         assert "contradicts itself" in error.message
 
 
-@pytest.mark.parametrize(
-    ("fields", "named"),
-    [
-        ({"restart_policy": "force"}, "restart_policy 'force'"),
-        ({"restart_policy": "never"}, "restart_policy 'never'"),
-        ({"notify": Notify(show=False)}, "notify"),
-        ({"notify": Notify(countdown_s=60)}, "notify"),
-    ],
-)
-def test_q154931_what_no_client_acts_on_cannot_be_ordered(ready: Office, fields: dict[str, Any], named: str) -> None:
-    error = refused(ready, **fields)
-    assert error.code == "job.unsupported"
-    assert named in error.message
-    assert "does not do this yet" in error.message
+def test_q154931_every_setting_of_an_order_reaches_its_clients(ready: Office) -> None:
+    set_to: dict[str, Any] = {
+        "notify": Notify(show=True, countdown_s=60),
+        "busy_policy": "ignore",
+        "blocking_policy": "close",
+        "restart_policy": "force",
+        "recurrence": "FREQ=DAILY",
+    }
+    ready.order(offer_after=ready.clock.now, **set_to)
+    ready.compile()
+    [client] = ready.rows(clients)
+    [wanted] = read_instructions(bytes(client.body)).instructions
+    assert {name: getattr(wanted, name) for name in set_to} == set_to
 
 
 def test_q154931_a_program_that_every_client_would_refuse_cannot_be_ordered(office: Office) -> None:

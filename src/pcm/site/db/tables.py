@@ -192,6 +192,7 @@ jobs = Table(
     Column("purpose", String(20), nullable=False),
     Column("offer_after", Moment, nullable=False),
     Column("expires", Moment),  # when the site takes it for expired, in UTC
+    Column("recurrence", String(400)),  # the rule of one that recurs: it stays in instruction files when it is done
     Column("created", Moment, nullable=False),
     Column("created_by", String(100), nullable=False),
     Column("approvals_needed", Integer, nullable=False),
@@ -209,6 +210,7 @@ assignments = Table(
     Column("generation", Integer, nullable=False),
     Column("state", String(20), nullable=False),
     Column("cancelling", Boolean, nullable=False, server_default=text("false")),
+    Column("occurrence", Moment),  # which time of a recurring job the state is about, as the client names it
     Column("offered_serial", BigInteger),  # the first instruction file that names it
     Column("withdrawn_serial", BigInteger),  # the first one after its cancellation that does not
     Column("code", String(80), nullable=False, server_default=""),
