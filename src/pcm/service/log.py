@@ -91,7 +91,9 @@ def open_state(places: Places, now: datetime) -> State:
     try:
         present = places.database.exists()
     except PermissionError:
-        raise MachineError("Only administrators may read this; use sudo.", code="machine.rights") from None
+        present = True  # somebody else's, then
+    if present and not os.access(places.database, os.R_OK | os.W_OK):
+        raise MachineError("Only administrators may read this; use sudo.", code="machine.rights")
     if not present:
         raise RequestError("Nothing has happened here yet: this computer is not enrolled.", code="not_enrolled")
     return State.open(places.state, now, repair=False)

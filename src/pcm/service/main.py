@@ -11,12 +11,17 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pcm.model.errors import MachineError, PcmError
+from pcm.model.errors import MachineError, PcmError, RequestError, TransferError
 from pcm.service import printing as show
 from pcm.service.places import Places, create_places, find_places, require_protected
 from pcm.service.worker import DONE, FAILED, exit_code_of, utc_now
+
+if TYPE_CHECKING:
+    from pcm.protocol.local import Verb
 
 INTERRUPTED = 130
 _STOPPING = b"pcmsvc: stopping; what runs is seen to its end (Ctrl-C again: leave it, and never know how it ended).\n"
@@ -37,6 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader (a pager, head) has seen enough
         return DONE
+    except OSError as error:
+        # what no module foresaw: a disk that goes, an interpreter that this account cannot reach
+        where = f" ({error.filename})" if error.filename else ""
+        mapped = MachineError(f"This computer refuses: {error.strerror or error}{where}.", code="machine.system")
+        _complain(mapped, as_json=parsed.json)
+        return exit_code_of(mapped)
 
 
 def _everywhere(**default: object) -> argparse.ArgumentParser:
@@ -73,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     add("once", _once, "Do one check in the foreground: ask, verify, run what is due, report.")
     add("run", _run, "Be the resident service, in the foreground.")
     add("sync", _sync, "Have the running service ask its servers now.")
+    pause = add("pause", _pause, "Begin nothing more here, until an end or until resume; what runs is seen to its end.")
+    pause.add_argument("--for", dest="span", metavar="SPAN", help="such as 90m, 2h or 3d; default: until resume")
+    add("resume", _resume, "End a pause.")
     add("status", _status, "Show how the service is.")
     add("list", _list, "List instructions: available, coming, done.")
     why = add("why", _why, "Explain the decision about one instruction or job.")
@@ -201,6 +215,37 @@ def _sync(parsed: argparse.Namespace, places: Places) -> int:
     from pcm.protocol.local import Accepted  # noqa: PLC0415
 
     answer = show.ask(places, "sync", through_socket=True)
+    assert isinstance(answer, Accepted)
+    show.accepted(answer, as_json=parsed.json)
+    return DONE
+
+
+def _pause(parsed: argparse.Namespace, places: Places) -> int:
+    until = None if parsed.span is None else utc_now() + _span(parsed.span)
+    return _note(parsed, places, "pause", until)
+
+
+def _resume(parsed: argparse.Namespace, places: Places) -> int:
+    return _note(parsed, places, "resume")
+
+
+def _span(text: str) -> timedelta:
+    amount, unit = text[:-1], {"m": 60, "h": 3600, "d": 86_400}.get(text[-1:])
+    if unit is None or not amount.isascii() or not amount.isdigit() or not 0 < len(amount) <= 5 or not int(amount):
+        raise RequestError(f"{text!r} is no span of time: write 90m, 2h or 3d.", code="usage")
+    return timedelta(seconds=int(amount) * unit)
+
+
+def _note(parsed: argparse.Namespace, places: Places, verb: "Verb", until: datetime | None = None) -> int:
+    """Note something for the service: through its socket, so that it looks at once; in its state while it does not run."""
+    from pcm.protocol.local import Accepted  # noqa: PLC0415
+
+    try:
+        answer = show.ask(places, verb, until=until, through_socket=True)
+    except TransferError as error:
+        if error.code != "local.unreachable" or not os.access(places.database, os.W_OK):
+            raise
+        answer = show.ask(places, verb, until=until)
     assert isinstance(answer, Accepted)
     show.accepted(answer, as_json=parsed.json)
     return DONE

@@ -4,8 +4,10 @@ Serves `main`. Asks the local state when it may read it, else the running servic
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, TextIO
 
 import msgspec
@@ -21,21 +23,28 @@ from pcm.service.places import Places
 from pcm.service.worker import utc_now
 
 
-def ask(places: Places, verb: Verb, wanted: str | None = None, *, through_socket: bool = False) -> local.Answer:
+def ask(
+    places: Places,
+    verb: Verb,
+    wanted: str | None = None,
+    *,
+    until: datetime | None = None,
+    through_socket: bool = False,
+) -> local.Answer:
     """One answer: from the state itself for whoever owns it, else from the running service.
 
     Raises:
         PcmError: what either says.
     """
     try:
-        request = LocalRequest(verb, wanted)
+        request = LocalRequest(verb, wanted, until)
     except ValueError as error:
         raise RequestError(f"{error}.", code="request.invalid") from None
     if through_socket or not _owns_state(places):
         return local_client.ask(places.socket, request)
+    from pcm.service.asking import Asker  # noqa: PLC0415
     from pcm.service.local_api import answer  # noqa: PLC0415 - not for whoever asks over the socket
     from pcm.service.machine.here import this_machine  # noqa: PLC0415
-    from pcm.service.views import Asker  # noqa: PLC0415
 
     # whoever owns the state may see everything in it
     return answer(request, Asker(0, "root"), places, this_machine(), utc_now).answer
@@ -46,6 +55,11 @@ def _owns_state(places: Places) -> bool:
     if not places.state.parent.is_dir() or not places.state.exists():
         return os.geteuid() == 0 or not places.socket.exists()
     return os.access(places.state, os.R_OK | os.W_OK | os.X_OK)
+
+
+def _width() -> int | None:
+    """Columns of the screen; None if nobody looks at one."""
+    return shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else None
 
 
 def _put(text: str, stream: TextIO | None = None) -> None:
@@ -137,6 +151,8 @@ def status(answer: local.Status, *, as_json: bool) -> None:
                     f"{answer.instructions} (serial {answer.serial}, until {tables.when(answer.expires)})",
                 ),
                 ("Running now", answer.running or "nothing"),
+                ("Paused", _paused(answer.standing.pause)),
+                ("Restart", _restart(answer.standing.restart)),
                 ("Last check", tables.when(answer.last_check) or "never"),
                 ("Last contact", f"{tables.when(answer.last_contact) or 'never'} {answer.logon_server}"),
                 ("Reports waiting", str(answer.unreported)),
@@ -146,10 +162,22 @@ def status(answer: local.Status, *, as_json: bool) -> None:
     )
     if answer.refusals:
         _put("\nRefused lately:")
-        rows = [
-            (tables.when(each.at), each.code, str(each.count), each.source, each.reason) for each in answer.refusals
-        ]
-        _put(tables.table(("first", "code", "times", "source", "reason"), rows))
+        refused = [(tables.when(each.at), each.code, str(each.count)) for each in answer.refusals]
+        notes = [f"{each.source}: {each.reason}" if each.source else each.reason for each in answer.refusals]
+        _put(tables.table(("first", "code", "times"), refused, notes=notes, width=_width()))
+
+
+def _paused(pause: local.Pause | None) -> str:
+    if pause is None:
+        return ""
+    end = "until somebody resumes" if pause.until is None else f"until {tables.when(pause.until)}"
+    return f"by {pause.by or 'an administrator'} since {tables.when(pause.since)}, {end}"
+
+
+def _restart(restart: local.Restart | None) -> str:
+    if restart is None:
+        return ""
+    return f"for {', '.join(restart.packages)}" + (f", due {tables.when(restart.due)}" if restart.due else "")
 
 
 def items(answer: local.Items, *, as_json: bool) -> None:
@@ -158,22 +186,12 @@ def items(answer: local.Items, *, as_json: bool) -> None:
         json_line(answer)
         return
     rows = [
-        (
-            each.id,
-            f"{each.package} {each.version}",
-            each.program,
-            each.purpose,
-            each.state,
-            tables.when(each.deadline),
-            each.reason,
-        )
+        (each.id, f"{each.package} {each.version}", each.program, each.state, tables.when(each.deadline))
         for each in answer.items
     ]
-    _put(
-        tables.table(
-            ("id", "package", "program", "purpose", "state", "deadline", "reason"), rows, empty="No instructions."
-        )
-    )
+    notes = [f"{each.purpose}. {each.reason}" if each.reason else "" for each in answer.items]
+    head = ("id", "package", "program", "state", "deadline")
+    _put(tables.table(head, rows, notes=notes, width=_width(), empty="No instructions."))
 
 
 def why(answer: local.Why, *, as_json: bool) -> None:
@@ -192,8 +210,10 @@ def events(found: Sequence[Event], *, as_json: bool) -> None:
     if as_json:
         json_line({"events": [each._asdict() for each in found]})
         return
-    rows = [(tables.when(each.at), each.what, each.code, each.text) for each in found]
-    _put(tables.table(("at", "what", "code", "text"), rows, empty="Nothing has happened here yet."))
+    rows = [(tables.when(each.at), each.what, each.code) for each in found]
+    notes = [each.text for each in found]
+    empty = "Nothing has happened here yet."
+    _put(tables.table(("at", "what", "code"), rows, notes=notes, width=_width(), empty=empty))
 
 
 def output(found: Output, *, as_json: bool) -> None:
@@ -206,30 +226,33 @@ def output(found: Output, *, as_json: bool) -> None:
 
 
 def ledger(answer: local.Ledger, *, verify: bool, as_json: bool) -> None:
-    """What ran here, and whether the chain holds."""
+    """What ran here, and whether the past is what it was."""
     if as_json:
-        json_line(answer if not verify else {"total": answer.total, "head": answer.head, "broken_at": answer.broken_at})
+        json_line(msgspec.structs.replace(answer, entries=()) if verify else answer)
         return
     if not verify:
         rows = [
-            (
-                str(each.seq),
-                tables.when(each.started),
-                f"{each.package} {each.version}",
-                each.program,
-                each.state,
-                each.job,
-                each.manifest_path,
-            )
+            (str(each.seq), tables.when(each.started), f"{each.package} {each.version}", each.program, each.state)
             for each in answer.entries
         ]
+        head, notes = ("no", "started", "package", "program", "state"), list(map(_under_what, answer.entries))
+        _put(tables.table(head, rows, notes=notes, width=_width(), empty="Nothing ran here."))
+    if answer.before:
         _put(
-            tables.table(
-                ("no", "started", "package", "program", "state", "job", "signed as"), rows, empty="Nothing ran here."
-            )
+            f"Before this ledger there was one with {tables.count(answer.before, 'run')}, which the site knows; it was lost.",
+            sys.stderr,
         )
+    for each in answer.breaks:
+        _put(f"NO   {tables.printable(each.text)} [{each.code}]", sys.stderr)
     if answer.broken_at is not None:
-        _put(f"The ledger was changed at entry {answer.broken_at}: whatever follows proves nothing.", sys.stderr)
+        _put(f"The ledger is not what it was, from entry {answer.broken_at} on: it proves nothing.", sys.stderr)
     else:
         entries = "1 entry" if answer.total == 1 else f"{answer.total} entries"
         _put(f"{entries}, the chain holds{f'; head {answer.head}' if answer.head else ''}.")
+
+
+def _under_what(entry: local.LedgerEntry) -> str:
+    """Under whose order and signature something ran."""
+    asked = f", asked for by {entry.requested_by}" if entry.requested_by else ""
+    code = "" if entry.exit_code is None else f", exit code {entry.exit_code}"
+    return f"job {entry.job}{asked}, as {entry.run_as}{code}, signed as {entry.manifest_path}"
