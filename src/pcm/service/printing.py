@@ -145,7 +145,7 @@ def status(answer: local.Status, *, as_json: bool) -> None:
             [
                 ("Site", answer.site),
                 ("Client id", answer.client_id),
-                ("Service version", answer.agent_version),
+                ("Version", answer.agent_version),
                 (
                     "Instructions",
                     f"{answer.instructions} (serial {answer.serial}, until {tables.when(answer.expires)})",
@@ -155,7 +155,7 @@ def status(answer: local.Status, *, as_json: bool) -> None:
                 ("Restart", _restart(answer.standing.restart)),
                 ("Last check", tables.when(answer.last_check) or "never"),
                 ("Last contact", f"{tables.when(answer.last_contact) or 'never'} {answer.logon_server}"),
-                ("Reports waiting", str(answer.unreported)),
+                ("Unreported", str(answer.unreported)),
                 ("Ledger head", answer.ledger_head or "empty"),
             ]
         )
@@ -186,11 +186,11 @@ def items(answer: local.Items, *, as_json: bool) -> None:
         json_line(answer)
         return
     rows = [
-        (each.id, f"{each.package} {each.version}", each.program, each.state, tables.when(each.deadline))
+        (each.job, f"{each.package} {each.version}", each.program, each.state, tables.when(each.deadline, bare=True))
         for each in answer.items
     ]
-    notes = [f"{each.purpose}. {each.reason}" if each.reason else "" for each in answer.items]
-    head = ("id", "package", "program", "state", "deadline")
+    notes = [each.reason for each in answer.items]
+    head = ("job", "package", "program", "state", "deadline (UTC)")
     _put(tables.table(head, rows, notes=notes, width=_width(), empty="No instructions."))
 
 
@@ -232,10 +232,16 @@ def ledger(answer: local.Ledger, *, verify: bool, as_json: bool) -> None:
         return
     if not verify:
         rows = [
-            (str(each.seq), tables.when(each.started), f"{each.package} {each.version}", each.program, each.state)
+            (
+                str(each.seq),
+                tables.when(each.started, bare=True),
+                f"{each.package} {each.version}",
+                each.program,
+                each.state,
+            )
             for each in answer.entries
         ]
-        head, notes = ("no", "started", "package", "program", "state"), list(map(_under_what, answer.entries))
+        head, notes = ("no", "started (UTC)", "package", "program", "state"), list(map(_under_what, answer.entries))
         _put(tables.table(head, rows, notes=notes, width=_width(), empty="Nothing ran here."))
     if answer.before:
         _put(
@@ -248,7 +254,9 @@ def ledger(answer: local.Ledger, *, verify: bool, as_json: bool) -> None:
         _put(f"The ledger is not what it was, from entry {answer.broken_at} on: it proves nothing.", sys.stderr)
     else:
         entries = "1 entry" if answer.total == 1 else f"{answer.total} entries"
-        _put(f"{entries}, the chain holds{f'; head {answer.head}' if answer.head else ''}.")
+        _put(f"{entries}, the chain holds.{' Its head:' if answer.head else ''}")
+        if answer.head:
+            _put(answer.head)
 
 
 def _under_what(entry: local.LedgerEntry) -> str:

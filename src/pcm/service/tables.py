@@ -63,9 +63,9 @@ def pairs(rows: Iterable[tuple[str, str]]) -> str:
     return "\n".join(f"{name + ':':<{width + 1}} {value}" for name, value in kept)
 
 
-def when(moment: datetime | None) -> str:
-    """A time for people: UTC, to the minute; empty for none."""
-    return "" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+def when(moment: datetime | None, *, bare: bool = False) -> str:
+    """A time for people: UTC, to the minute; empty for none. `bare`: something else says that it is UTC."""
+    return "" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}{'' if bare else ' UTC'}"
 
 
 def count(number: int, thing: str) -> str:
