@@ -145,7 +145,7 @@ def status(answer: local.Status, *, as_json: bool) -> None:
             [
                 ("Site", answer.site),
                 ("Client id", answer.client_id),
-                ("Version", answer.agent_version),
+                ("Service version", answer.agent_version),
                 (
                     "Instructions",
                     f"{answer.instructions} (serial {answer.serial}, until {tables.when(answer.expires)})",
@@ -156,7 +156,7 @@ def status(answer: local.Status, *, as_json: bool) -> None:
                 ("Last check", tables.when(answer.last_check) or "never"),
                 ("Last contact", f"{tables.when(answer.last_contact) or 'never'} {answer.logon_server}"),
                 ("Unreported", str(answer.unreported)),
-                ("Ledger head", answer.ledger_head or "empty"),
+                ("Ledger head", f"{answer.ledger_head[:40]}…" if answer.ledger_head else "empty"),
             ]
         )
     )
