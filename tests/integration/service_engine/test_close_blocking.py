@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,14 @@ def test_what_comes_back_each_time_is_not_fought_for_ever(client: Client, begin:
     )
     assert record.not_before is not None
     assert "started again each time" in record.reason
+
+
+def test_q255284_an_order_that_expires_while_something_is_closed_does_not_run(client: Client, begin: Begin) -> None:
+    begin(STUBBORN)
+    expires = client.now() + timedelta(seconds=1)
+    client.check(client.instruction(blocking_policy="close", notify=Notify(countdown_s=2), expires_after=expires))
+    assert (only(client).state, client.counted()) == (Stage.EXPIRED, 0)
+    assert client.state.rows("SELECT count(*) FROM runs") == [(0,)]
 
 
 def test_the_planner_is_told_of_what_is_due_only(client: Client, begin: Begin) -> None:

@@ -206,6 +206,22 @@ def test_a_run_that_provably_never_started_is_simply_planned_again(home: Path) -
     client.close()
 
 
+@pytest.mark.parametrize(
+    "left", [b"", b"{", b'{"exit_code": 0}', b"\0" * 200, b'{"exit_code": "0", "output_tail": ""}']
+)
+def test_q140810_a_result_that_cannot_be_read_is_no_success(home: Path, left: bytes) -> None:
+    client = Client(home, {"install": Program(argv=("setup", str(home)))})
+    reference = client.machine.reference_of(launch_of(client))
+    run = leave_open(client, reference=dict(reference.to_json()))
+    folder = client.context.runs / run.run
+    folder.mkdir(mode=0o700)
+    (folder / "output").touch()
+    (folder / "ended.json").write_bytes(left)
+    client.check(client.instruction())
+    assert (state_of(client), client.counted()) == ((Stage.UNKNOWN, "run.interrupted"), 0)
+    client.close()
+
+
 REMOVES_ITS_FOLDER = b"""#!/bin/sh
 echo x >> "$1/counter"
 rm -rf "$1"/var/runs/*

@@ -197,6 +197,39 @@ def test_q138245_q166245_q125934_argv_folder_and_environment_are_the_documented_
     assert Path(here).parent == client.context.staging
 
 
+def test_q140920_the_service_finds_the_same_program_wherever_it_was_started_and_whatever_its_path(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("setup", "true"):
+        (elsewhere / name).write_text(shell("touch /tmp/pcm-wrong-program"))
+        (elsewhere / name).chmod(0o755)
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("PATH", str(elsewhere))
+    client = make(Program(argv=("setup", str(make().home))))
+    client.check(client.instruction(1))
+    [run] = client.context.history.runs(only(client).id, 1)
+    # the argument list in the ledger is what ran: absolute, of the package directory
+    assert Path(run.argv[0]) == client.context.staging / run.run / "setup"
+    assert (client.counted(), only(client).state) == (1, Stage.SUCCEEDED)
+    other = make(Program(argv=("true",)), name="other")
+    other.check(other.instruction())
+    assert other.context.history.runs(only(other).id, 1)[0].argv == ("/usr/bin/true",)
+    assert not Path("/tmp/pcm-wrong-program").exists()
+
+
+def test_q150727_q163597_q164791_q191341_thirty_packages_need_no_letter_and_leave_nothing_mounted(make: Make) -> None:
+    """More than there are drive letters, one after another: each has a folder of its own, and nothing of it stays."""
+    mounts = Path("/proc/self/mountinfo").read_text()
+    client = make(Program(argv=("setup", str(make().home))), shell('pwd >> "$1/counter"', 'cp "$0" "$1/copy"'))
+    client.check(*(client.instruction(number) for number in range(1, 31)))
+    places = (client.home / "counter").read_text().splitlines()
+    assert (len(places), len(set(places))) == (30, 30)
+    assert list(client.context.staging.iterdir()) == []
+    assert Path("/proc/self/mountinfo").read_text() == mounts
+
+
 def test_one_that_fails_does_not_stop_the_others(make: Make) -> None:
     client = make(Program(argv=("setup", str(make().home))), shell('echo x >> "$1/counter"', "exit 5"))
     client.check(*(client.instruction(number) for number in (1, 2, 3)))
