@@ -13,7 +13,7 @@ from pcm.cli.duration import DURATION, MOMENT
 from pcm.cli.settings import Settings
 from pcm.cli.verbs import Noun
 from pcm.model.errors import RequestError
-from pcm.model.instruction import Deferral
+from pcm.model.instruction import Deferral, Notify
 from pcm.model.job import JobOrder
 from pcm.protocol.admin_jobs import JobDetail, JobPlan, JobRequest, JobView
 
@@ -47,9 +47,45 @@ def _ordering(function: Any) -> Any:
             click.option(
                 "--priority", type=click.IntRange(0, 100), default=50, show_default=True, help="Higher goes first."
             ),
+            click.option(
+                "--recurs",
+                "recurrence",
+                metavar="RRULE",
+                help="Again and again, counted from --offer-after: 'FREQ=WEEKLY;BYDAY=SA' (RFC 5545).",
+            ),
             click.option("--ignore-windows", is_flag=True, help="Run outside maintenance windows too."),
             click.option("--defer-times", type=click.IntRange(0, 100), default=0, help="How often users may postpone."),
             click.option("--defer-for", type=DURATION, default=0, help="How long past the deadline they may."),
+            click.option(
+                "--notify/--no-notify", default=True, show_default=True, help="Whether users are told that it starts."
+            ),
+            click.option(
+                "--countdown", type=DURATION, default=0, help="How long before its start whoever is logged on is told."
+            ),
+            click.option(
+                "--busy",
+                "busy_policy",
+                type=click.Choice(["delay", "ignore"]),
+                default="delay",
+                show_default=True,
+                help="While somebody is busy: wait (as long as --defer-for allows), or start all the same.",
+            ),
+            click.option(
+                "--blocking",
+                "blocking_policy",
+                type=click.Choice(["wait", "close"]),
+                default="wait",
+                show_default=True,
+                help="Programs in its way: wait until their users close them, or ask and then close them.",
+            ),
+            click.option(
+                "--restart",
+                "restart_policy",
+                type=click.Choice(["never", "ask", "force"]),
+                default="ask",
+                show_default=True,
+                help="If it needs one: leave it to others, let users choose when within limits, or do it after a warning.",
+            ),
             click.option(
                 "--user", "users", multiple=True, help="Who may ask for it (optional jobs). Default: everybody."
             ),
@@ -73,9 +109,15 @@ def _order(
     parameters: tuple[str, ...],
     after: tuple[str, ...],
     priority: int,
+    recurrence: str | None,
     ignore_windows: bool,
     defer_times: int,
     defer_for: int,
+    notify: bool,
+    countdown: int,
+    busy_policy: Any,
+    blocking_policy: Any,
+    restart_policy: Any,
     users: tuple[str, ...],
     note: str,
 ) -> JobOrder:
@@ -94,6 +136,11 @@ def _order(
         priority=priority,
         window_policy="ignore" if ignore_windows else "respect",
         deferral=Deferral(defer_times, defer_for),
+        notify=Notify(notify, countdown),
+        busy_policy=busy_policy,
+        blocking_policy=blocking_policy,
+        restart_policy=restart_policy,
+        recurrence=recurrence,
         allowed_users=users or None,
         note=note,
     )

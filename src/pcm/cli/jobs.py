@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import click
 import msgspec
@@ -11,6 +12,8 @@ from pcm.cli import show
 from pcm.cli.api import Api, segment
 from pcm.cli.settings import Settings
 from pcm.model.errors import RequestError
+from pcm.model.job import JobOrder, in_words
+from pcm.model.schedule import next_occurrence, occurrence_at
 from pcm.protocol.admin import MAX_LIMIT, AssignmentView, Page, ResultView
 from pcm.protocol.admin_jobs import JobDetail, JobPlan, JobView
 from pcm.protocol.printable import printable
@@ -91,7 +94,8 @@ def show_detail(settings: Settings, detail: JobDetail, output_of: str | None = N
             ("order", show.plain(f"{job.program} of {job.package} {job.version} (release {job.release})")),
             ("group", show.plain(job.order.group)),
             ("purpose", job.order.purpose),
-            ("deadline", job.order.mandatory_after),
+            *_times(job.order),
+            ("deadline", job.order.mandatory_after if job.order.recurrence is None else ""),
             ("expires", job.expires),
             ("created", show.plain(f"{show.moment(job.created)} by {job.created_by}")),
             ("approvals", f"{job.approvals_given} of {job.approvals_needed}" if job.approvals_needed else ""),
@@ -99,12 +103,40 @@ def show_detail(settings: Settings, detail: JobDetail, output_of: str | None = N
             ("clients", counts(job)),
         )
     )
-    rows = [(a.host_name, a.state, show.ago(a.changed), _reason(a)) for a in detail.assignments.items]
-    show.print_table(("host", "state", "changed", "reason"), rows, none="No client is in its group.")
+    recurs = job.order.recurrence is not None
+    rows = [
+        (a.host_name, a.state, *((_reading(a.occurrence),) if recurs else ()), show.ago(a.changed), _reason(a))
+        for a in detail.assignments.items
+    ]
+    columns = ("host", "state", *(("last time",) if recurs else ()), "changed", "reason")
+    show.print_table(columns, rows, none="No client is in its group.")
     if detail.assignments.next is not None:
         click.echo("… and more clients (--limit, or --json page by page)")
     _show_results(detail)
     show.print_refusals((r.code, r.count, r.at, f"on {r.host_name}", r.reason) for r in detail.refusals)
+
+
+def _times(order: JobOrder) -> tuple[tuple[str, object], ...]:
+    """When a recurring order comes: its rule, how long each time lasts, and the last and next of them by its own clock."""
+    if order.recurrence is None or order.offer_after is None:
+        return ()
+    now = datetime.now(UTC)
+    last, next_one = (
+        find(order.recurrence, order.offer_after, order.clock, UTC, now) for find in (occurrence_at, next_occurrence)
+    )
+    spans = ((order.mandatory_after, "mandatory"), (order.expires_after, "expires"))
+    after = [f"{what} {in_words(end - order.offer_after)} after" for end, what in spans if end is not None]
+    of_whom = "UTC" if order.clock == "utc" else "each client's clock"
+    return (
+        ("recurs", show.plain(f"{order.recurrence}{'; each time ' if after else ''}{', '.join(after)}")),
+        ("last time", f"{_reading(last)} ({of_whom})" if last is not None else "none yet"),
+        ("next time", f"{_reading(next_one)} ({of_whom})" if next_one is not None else "never again"),
+    )
+
+
+def _reading(occurrence: datetime | None) -> str:
+    """An occurrence as the clock of its order reads."""
+    return "" if occurrence is None else f"{occurrence.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 def _reason(assignment: AssignmentView) -> object:

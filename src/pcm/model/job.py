@@ -141,7 +141,7 @@ def _check_recurrence(order: JobOrder, text: str, now: datetime) -> None:
             raise _contradiction(f"each time of it {what} more than a year after it comes")
         if between is not None and length > between:
             raise _contradiction(
-                f"it recurs after {_in_words(between)}, but each time {what} {_in_words(length)} after it comes"
+                f"it recurs after {in_words(between)}, but each time {what} {in_words(length)} after it comes"
             )
 
 
@@ -154,7 +154,7 @@ def _contradiction(why: str) -> RequestError:
     return RequestError(f"The job contradicts itself: {why}.", code="job.contradiction")
 
 
-def _in_words(length: timedelta) -> str:
+def in_words(length: timedelta) -> str:
     """A span of time in its largest whole unit: `2 days`."""
     seconds = int(length.total_seconds())
     for unit, name in ((86_400, "day"), (3600, "hour"), (60, "minute")):

@@ -78,6 +78,11 @@ def check_package(package: Package) -> Package:
         check_name("package", reference.package)
     for superseded in package.supersedes:
         check_name("package", superseded)
+        if superseded == package.package:
+            raise RequestError(
+                "supersedes names the package itself; a greater release takes the place of a lower one by itself.",
+                code="request.package",
+            )
     for name in package.parameters:
         check_name("parameter", name)
     if package.min_release > package.release:

@@ -238,6 +238,10 @@ KEYS = Record(
         ),
         "requires": Key(ListOf(_REFERENCE), "Packages that must be installed before."),
         "conflicts": Key(ListOf(_REFERENCE), "Packages that must not be installed."),
+        "supersedes": Key(
+            ListOf(_PACKAGE_NAME, 0, 64),
+            "Packages that this one takes the place of: where both are ordered, those are not installed.",
+        ),
         "parameters": Key(
             MapOf(_named("parameter", "a parameter name", "^[A-Za-z][A-Za-z0-9_]*$"), _PARAMETER),
             "Values that a job may give to its programs.",
@@ -252,7 +256,7 @@ KEYS = Record(
     {
         "package": "name", "id": "name", "title": "summary", "description": "summary", "vendor": "publisher",
         "author": "publisher", "platform": "platforms", "commands": "programs", "depends": "requires",
-        "dependencies": "requires", "params": "parameters",
+        "dependencies": "requires", "params": "parameters", "replaces": "supersedes", "obsoletes": "supersedes",
     },
     {"icon": "a picture for lists"},
 )  # fmt: skip
@@ -299,6 +303,12 @@ def _check_across(read: dict[str, Any], reading: Reading) -> None:
         reading.note(
             reading.places["min_release"], "min_release", "it is newer than release", f"at most {read['release']}"
         )
+    for index, superseded in enumerate(read.get("supersedes", ())):
+        if superseded == read["name"]:
+            key = f"supersedes[{index}]"
+            reading.note(
+                reading.places[key], key, "the package itself", "another one; a newer release needs no word of it"
+            )
     programs: dict[str, Any] = read["programs"]
     declared = read.get("parameters", {})
     for name, program in programs.items():

@@ -271,6 +271,8 @@ def test_anchors_and_aliases_work_within_reason() -> None:
         ),
         (with_program("working_directory: ../x"), "programs.install.working_directory: path '../x' is not allowed"),
         ("requires: [{name: x}]\n" + SMALL, "did you mean 'package'?"),
+        ("supersedes: [two words]\n" + SMALL, "supersedes[0]: package name 'two words' is not allowed"),
+        ("replaces: [old-tool]\n" + SMALL, "did you mean 'supersedes'?"),
         ("parameters: {A: {}}\n" + SMALL, "a parameter needs either enum or pattern"),
         ("parameters: {A: {pattern: '('}}\n" + SMALL, "is not a regular expression"),
         ("parameters: {A: {enum: [a], default: b}}\n" + SMALL, "is not one of a"),
@@ -499,3 +501,11 @@ def test_the_schema_takes_what_the_reader_takes() -> None:
 )
 def test_the_schema_refuses_what_an_editor_can_see(text: str) -> None:
     assert list(jsonschema.Draft202012Validator(package_schema()).iter_errors(yaml.safe_load(text)))
+
+
+def test_a_package_may_take_the_place_of_others_but_not_of_itself() -> None:
+    package = read("supersedes: [old-tool, older.tool]\n" + SMALL).package
+    assert package.supersedes == ("old-tool", "older.tool")
+    assert "supersedes[1]: the package itself" in only_mistake(
+        f"supersedes: [old-tool, {package.package}]\n" + SMALL
+    )
