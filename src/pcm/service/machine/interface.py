@@ -24,6 +24,8 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from pcm.model.errors import MachineError, Retry
 from pcm.service.machine.package_directory import PackageDirectory
+from pcm.service.machine.people import Engaged as Engaged  # noqa: PLC0414 - part of this interface
+from pcm.service.machine.people import Session as Session  # noqa: PLC0414
 
 SYSTEM = "system"
 TAIL_BYTES = 8192
@@ -58,6 +60,7 @@ class Launch(NamedTuple):
         context: the run's own variables, all named `PCM_...`.
         output_limit_bytes: bytes of output kept from the start; the last `TAIL_BYTES` are kept besides.
         grace_s: seconds between asking the tree to end and killing it.
+        on_screen: a user's program may show windows: it learns where the user's session shows them.
         limits: kept by the operating system for the whole tree; a back end that cannot keep one does not start the program.
     """
 
@@ -72,6 +75,7 @@ class Launch(NamedTuple):
     output_limit_bytes: int = 1 << 20
     grace_s: float = 10.0
     limits: TreeLimits = TreeLimits()
+    on_screen: bool = False
 
 
 class RunReference(NamedTuple):
@@ -165,15 +169,6 @@ class Peer(NamedTuple):
     user_id: int
     group_id: int
     process_id: int
-
-
-class Session(NamedTuple):
-    """Somebody who is logged on. `active`: in the foreground of its seat, or a live remote terminal."""
-
-    user: str
-    user_id: int
-    active: bool
-    remote: bool
 
 
 class Account(NamedTuple):
@@ -332,6 +327,9 @@ class Machine(Processes, Protocol):
 
     def sessions(self) -> Sequence[Session]:
         """People who are logged on now."""
+
+    def engaged(self, sessions: Sequence[Session]) -> Engaged:
+        """Whether those who are logged on should rather not be disturbed."""
 
     def processes_named(self, names: Collection[str]) -> list[Standing]:
         """Find processes of these exact program names, whoever's they are; never one of this service's own."""

@@ -44,6 +44,8 @@ class Bus:
         MachineError: `machine.systemd`: it does not answer.
     """
 
+    _flags = 0  # of each call's header
+
     def __init__(self, path: str = _SOCKET, timeout_s: float = 25.0) -> None:
         self._timeout_s = timeout_s
         self._serial = 0
@@ -150,7 +152,7 @@ class Bus:
             fields.append((_SIGNATURE, ("g", signature)))
         if descriptors:
             fields.append((_DESCRIPTORS, ("u", len(descriptors))))
-        head = pack("yyyyuua(yv)", (ord("l"), _CALL, 0, 1, len(body), self._serial, fields))
+        head = pack("yyyyuua(yv)", (ord("l"), _CALL, self._flags, 1, len(body), self._serial, fields))
         deadline = time.monotonic() + self._timeout_s
         try:
             self._send(head + b"\0" * (-len(head) % 8) + body, descriptors, deadline)

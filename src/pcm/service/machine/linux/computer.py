@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pcm.service.machine.interface import (
     Account,
+    Engaged,
     InstanceLock,
     Launch,
     OwnChild,
@@ -96,6 +97,12 @@ class LinuxMachine:
     def sessions(self) -> Sequence[Session]:
         """People who are logged on now."""
         return presence.sessions()
+
+    def engaged(self, sessions: Sequence[Session]) -> Engaged:
+        """See `linux.engaged`: loaded only where something could wait for a better moment."""
+        from pcm.service.machine.linux.engaged import engaged  # noqa: PLC0415
+
+        return engaged(sessions)
 
     def processes_named(self, names: Collection[str]) -> list[Standing]:
         """See `linux.blocking`: loaded only where a program names what is in its way."""

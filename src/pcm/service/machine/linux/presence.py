@@ -16,6 +16,8 @@ _UTMP = Path("/run/utmp")
 # utmp(5) on every 64-bit Linux: type, pid, line, id, user, host, exit, session, time, address, reserved
 _RECORD = struct.Struct("=hxxi32s4s32s256shhiii4i20x")
 _USER_PROCESS = 7
+# not a greeter, a lock screen, a job of cron's, or a user's manager, whoever's name it has (pam_systemd(8), "class=")
+_PEOPLE = frozenset({"user", "user-early", "user-light"})
 
 
 def sessions(folder: Path = _SESSIONS, utmp: Path = _UTMP) -> tuple[Session, ...]:
@@ -30,13 +32,16 @@ def _from_logind(path: Path) -> Session | None:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         values = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-        if values.get("CLASS") != "user" or values.get("STATE") == "closing":
+        if values.get("CLASS") not in _PEOPLE or values.get("STATE") == "closing":
             return None
         return Session(
             user=values["USER"],
             user_id=int(values["UID"]),
             active=values.get("ACTIVE") == "1",
             remote=values.get("REMOTE") == "1",
+            name=path.name,
+            kind=values.get("TYPE", ""),
+            display=values.get("DISPLAY", ""),
         )
     except (OSError, KeyError, ValueError):
         return None

@@ -35,7 +35,15 @@ _OVER = {"exited", "failed", "dead"}
 _CLD_EXITED, _CLD_SIGNALLED = 1, {2, 3}  # waitid(2): exited; killed, dumped
 # exit statuses with which systemd tells that it did not even get to the program (systemd.exec(5), "Process Exit Codes")
 _AT_FOLDER, _AT_EXEC = 200, 203
-_NOT_STARTED = {_AT_FOLDER: "machine.working_directory", _AT_EXEC: "machine.not_executable"}
+_NOT_STARTED = {
+    _AT_FOLDER: "machine.working_directory",
+    _AT_EXEC: "machine.not_executable",
+    # at the account's groups, at the account itself, at PAM: locked, expired, or kept away by a rule of this computer
+    216: "machine.account",
+    217: "machine.account",
+    224: "machine.account",
+}
+_START_S = 30.0
 _LOOK_EVERY_S = 5.0
 _REEXEC_S = 60.0
 _PATIENCE = 30  # times, a second apart
@@ -78,6 +86,8 @@ class SystemdProcesses:
             undo.callback(launch.output_path.unlink)
             undo.callback(remove_pipe, launch.output_path)
             undo.callback(output.close)
+            if account.user_id != os.geteuid():
+                output.give_to(account.user_id)
             bus = Bus()
             undo.callback(bus.close)
             inherited = bus.property(MANAGER_PATH, "Manager", "Environment")
@@ -184,9 +194,10 @@ class SystemdRun:
 
         Raises:
             MachineError: `machine.not_executable`, `machine.program_not_found`, `machine.working_directory`,
-                `machine.cannot_start`.
+                `machine.account`, `machine.cannot_start`.
         """
-        if self._bus.job_result(job) == "done":
+        started = self._bus.job_result(job) == "done"
+        if started and (self._is_ours() or self._executes()):
             return
         status = self._get("Service", "ExecMainStatus")
         if self._get("Service", "ExecMainCode") in _CLD_SIGNALLED or self._is_the_programs(status, launch):
@@ -196,7 +207,7 @@ class SystemdRun:
         if code == "machine.not_executable" and not os.path.lexists(launch.argv[0]):
             code = "machine.program_not_found"
         raise MachineError(
-            f"The program {launch.argv[0]} cannot be started (systemd's exit status {status}).",
+            f"The program {launch.argv[0]} cannot be started as {launch.run_as} (systemd's exit status {status}).",
             code=code,
             retry=Retry.NEVER,
         )
@@ -212,7 +223,27 @@ class SystemdRun:
             return True
         if status == _AT_EXEC:
             return is_startable(Path(launch.argv[0]))
-        return status == _AT_FOLDER and self._reference.user_id == os.geteuid()
+        return status == _AT_FOLDER if self._is_ours() else status not in _NOT_STARTED
+
+    def _is_ours(self) -> bool:
+        return self._reference.user_id == os.geteuid()
+
+    def _executes(self) -> bool:
+        """Wait until the first process of a user's unit is more than systemd's own; False if that never was to be seen.
+
+        The unit cannot tell, as others do (`Type=exec`): until version 254 a process of PAM's kept open what tells it.
+        """
+        give_up_s = time.monotonic() + _START_S
+        process = self._get("Service", "ExecMainPID")
+        systemd = Path("/proc/1/exe").readlink().parent
+        with contextlib.suppress(OSError):  # it has ended
+            while time.monotonic() < give_up_s:
+                if Path(f"/proc/{process}/exe").readlink().parent != systemd:
+                    return True
+                time.sleep(0.002)
+        while not self._get("Service", "ExecMainCode") and time.monotonic() < give_up_s:
+            time.sleep(0.002)
+        return False
 
     def wait(self) -> Ended:
         """Serve the run to its end.

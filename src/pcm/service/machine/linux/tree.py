@@ -129,6 +129,8 @@ class TreeProcesses:
             undo.callback(launch.output_path.unlink)
             undo.callback(self.forget, reference)
             undo.callback(output.close)
+            if account.user_id != os.geteuid():
+                output.give_to(account.user_id)
             temporary = make_temporary(folder, launch.run_id, account.user_id, account.group_id)
             environment = compose_environment(launch, account, temporary)
             become_subreaper()

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from pcm.service.machine.interface import Account, Launch, TreeLimits
+from pcm.service.machine.linux.user_unit import through_session, user_environment, user_settings
 
 # a safety net for when no worker lives; a living one is a moment earlier
 _NET_S = 2.0
@@ -62,6 +63,10 @@ def unit_settings(
     launch: Launch, account: Account, environment: dict[str, str], inherited: list[str]
 ) -> list[tuple[str, tuple[str, Any]]]:
     """Return the unit's settings, see systemd.service(5), systemd.exec(5), systemd.kill(5)."""
+    command = launch.argv
+    if account.user_id != os.geteuid():
+        environment = environment | user_environment(account)
+        command = through_session(launch, environment, account)
     # taken out last of all, even from what we set: never a name of ours
     unset = sorted(({entry.split("=", 1)[0] for entry in inherited} | set(_SYSTEMDS_OWN)) - environment.keys())
     settings: list[tuple[str, tuple[str, Any]]] = [
@@ -84,13 +89,11 @@ def unit_settings(
         ("StandardInput", ("s", "null")),
         ("StandardOutputFileDescriptor", ("h", 0)),
         ("StandardErrorFileDescriptor", ("h", 0)),
-        ("ExecStart", ("a(sasb)", [(launch.argv[0], [_literal(argument) for argument in launch.argv], False)])),
+        ("ExecStart", ("a(sasb)", [(command[0], [_literal(argument) for argument in command], False)])),
     ]
     settings += _limits(launch.limits)
     if account.user_id != os.geteuid():
-        settings.append(("User", ("s", account.name or str(account.user_id))))
-        if not account.name:
-            settings.append(("Group", ("s", str(account.group_id))))
+        settings += user_settings(launch, account)  # what is named twice counts as named last
     return settings
 
 

@@ -115,6 +115,10 @@ class ProgramOutput:
             os.close(self.program_end)
             self.program_end = -1
 
+    def give_to(self, user_id: int) -> None:
+        """Let a user's program open its output anew (`>/dev/stderr`): only who owns the pipe may. Its folder stays closed."""
+        os.fchown(self.program_end, user_id, -1)
+
     def drain(self) -> bool:
         """Take in what has been written, up to a few megabytes; never blocks. True if there may be more."""
         taken = 0
