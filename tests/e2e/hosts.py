@@ -117,22 +117,28 @@ class Site:
         detect: str = "",
     ) -> None:
         """Sign and publish a package with one program. `command`, `detect`: as `package.yaml` writes them."""
-        directory = self._packages / name
+        lines = [f"name: {name}", 'version: "1.0"', f"platforms: [{platform}]", "programs:", "  install:"]
+        lines += [f"    command: {command}", f"    timeout: {timeout}"]
+        lines += [f"    detect: {detect}"] if detect else []
+        self.publish_described("\n".join(lines) + "\n", name, files=files, debs=debs)
+
+    def publish_described(
+        self, description: str, folder: str, *, files: dict[str, str] | None = None, debs: tuple[Path, ...] = ()
+    ) -> None:
+        """Sign and publish a package with this `package.yaml`; `folder` names its directory, each its own."""
+        directory = self._packages / folder
         directory.mkdir(parents=True)
         for file, text in (files or {}).items():
             (directory / file).write_text(text)
             (directory / file).chmod(0o755)
         for deb in debs:
             (directory / deb.name).write_bytes(deb.read_bytes())
-        lines = [f"name: {name}", 'version: "1.0"', f"platforms: [{platform}]", "programs:", "  install:"]
-        lines += [f"    command: {command}", f"    timeout: {timeout}"]
-        lines += [f"    detect: {detect}"] if detect else []
-        (directory / "package.yaml").write_text("\n".join(lines) + "\n")
+        (directory / "package.yaml").write_text(description)
         self.pcm("package", "publish", str(directory), "--team", "main", *self._secret)
 
-    def order(self, package: str) -> str:
-        """Order the package's `install` on all clients; the job's id."""
-        job = json.loads(self.pcm("job", "create", package, "--group", "all", "--json"))
+    def order(self, package: str, *more: str) -> str:
+        """Order the package's `install`, or what more arguments of `pcm job create` say, on all clients; the job's id."""
+        job = json.loads(self.pcm("job", "create", package, "--group", "all", "--json", *more))
         return str(job["id"])
 
     def token(self) -> str:
@@ -176,6 +182,7 @@ def build_deb(folder: Path, name: str, version: str, files: dict[str, str], scri
     """Build a Debian package: `files` by absolute path (below `/etc`: configuration), `scripts` by maintainer script."""
     tree = folder / name
     control = tree / "DEBIAN"
+    control.mkdir(parents=True)
     for path, text in (
         *((tree / file.lstrip("/"), text) for file, text in files.items()),
         *((control / script, f"#!/bin/sh\nset -eu\n{text}") for script, text in scripts.items()),
