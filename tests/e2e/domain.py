@@ -147,6 +147,8 @@ class Domain:
             ],
             [*ours, "address", "add", f"{near}/30", "dev", f"dom{self._cables}"],
             [*ours, "link", "set", f"dom{self._cables}", "up"],
+            # DNS answers come from the address that was asked
+            [*ours, "route", "replace", f"{near - 1}/30", "dev", f"dom{self._cables}", "src", str(ADDRESS)],
             [*theirs, "address", "add", f"{far}/30", "dev", "domain0"],
             [*theirs, "link", "set", "domain0", "up"],
             [*theirs, "route", "add", f"{ADDRESS}/32", "via", str(near)],
