@@ -195,8 +195,8 @@ def read_private(path: Path, most: int, *, only_protected: bool = False) -> byte
         raise MachineError(f"Only administrators can read {path}.", code="machine.rights") from None
     except OSError as error:
         raise MachineError(f"{path} cannot be read: {error.strerror}.", code="machine.rights") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         forbidden = 0o022 if only_protected else 0o077
         if not stat.S_ISREG(status.st_mode) or status.st_mode & forbidden or status.st_uid not in (0, os.geteuid()):
             raise MachineError(
@@ -204,7 +204,9 @@ def read_private(path: Path, most: int, *, only_protected: bool = False) -> byte
                 f"chown root {path}; chmod {'644' if only_protected else '600'} {path}.",
                 code="machine.unprotected",
             )
-        return file.read(most)
+        return os.read(descriptor, most)
+    finally:
+        os.close(descriptor)
 
 
 class Peace:
