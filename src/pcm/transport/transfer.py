@@ -115,6 +115,8 @@ def open_to_all(paths: Iterable[str]) -> bool:
 if os.geteuid() == 0 and not open_to_all(sys.path):
     for _name in ON_DEMAND:
         __import__(_name)
+    with contextlib.suppress(ImportError):  # an extra, which may be missing
+        __import__("pcm.transport.smb")
 
 
 def main(_arguments: list[str] | None = None) -> int:

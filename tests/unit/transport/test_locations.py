@@ -25,6 +25,8 @@ from pcm.transport.locations import parse_location
         ("file:///srv/pcm%20share/", "file:///srv/pcm%20share", "directory"),
         ("/srv/pcm share", "file:///srv/pcm%20share", "directory"),
         ("/srv//pcm/./x", "file:///srv/pcm/x", "directory"),
+        ("smb://FileServer.example.org:445/Share/a%20folder/", "smb://fileserver.example.org/Share/a%20folder", "smb"),
+        ("smb://nas:4450/share", "smb://nas:4450/share", "smb"),
     ],
 )
 def test_addresses_are_brought_into_one_form(text: str, url: str, kind: str) -> None:
@@ -38,6 +40,7 @@ def test_addresses_are_brought_into_one_form(text: str, url: str, kind: str) -> 
         "", "host", "ftp://host/", "HTTP//host", "https://", "https:///path", "https://user:secret@host/", "https://host:0/",
         "https://host:70000/", "https://host:x/", "https://host/?q", "https://host/#f", "https://host/a b", "https://host/../x",
         "https://host//x", "https://host/%zz", "https://host/a\\b", "https://höst/", "https://host\r\n/", "file://host/share",
+        "smb://host", "smb://host/", "smb:///share", "smb://user:secret@host/share", "smb://host/share/../other", r"\\host\share",
         "file:relative", "file:///a/../b", "/srv/../etc", "/srv/\0", "-", "https://-host/",
     ],
 )  # fmt: skip
