@@ -138,6 +138,8 @@ class Wakes:
             return 0
 
     def _end(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
         for waiter in list(self._waiting.values()):
             waiter.let_go()
 

@@ -98,7 +98,7 @@ class Catalogue:
         if header is None:
             return False
         number = int(self._it.state.meta(CURRENT_PACKAGES, "0"))
-        fetch = self._it.network.distribution_files(server)
+        fetch = self._it.network.public_files(server)
         packages = verify_packages(  # check 8
             self._it.configuration.site,
             read_root(self._it.places.packages_root),

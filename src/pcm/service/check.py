@@ -65,13 +65,16 @@ class Equipment(NamedTuple):
 class Checked(NamedTuple):
     """What came of a check. `problem`: what kept new instructions away, not told by `say`; for exit codes and people.
 
-    `awaits_logon`: something waits for somebody to log on or off, so the next check is worth more then.
+    `awaits_logon`: something waits for somebody to log on or off, so the next check is worth more then. `contact`: a server
+    answered, and what it said holds. `news`: it had other instructions.
     """
 
     next_check_s: int
     problem: PcmError | None
     sent: Sent
     awaits_logon: bool = False
+    contact: bool = False
+    news: bool = False
 
 
 class Check:
@@ -125,7 +128,17 @@ class Check:
         look_again = self._restart()
         it.state.touch(inbox.LAST_CHECK, it.clock())
         problem = asked.error if late is None else TrustError(late.reason, code=late.code)
-        return Checked(min(self._pause(plan, asked), look_again), problem, sent, plan.awaits_logon())
+        next_check_s = min(self._pause(plan, asked), look_again)
+        if problem is None:
+            self._leave_rest(next_check_s)
+        return Checked(next_check_s, problem, sent, plan.awaits_logon(), asked.contact, asked.changed)
+
+    def _leave_rest(self, next_check_s: int) -> None:
+        """Note, for the next check, until when there is nothing to do here but to ask. Last of all: any change ends it."""
+        from pcm.service.rest_rules import leave_rest  # noqa: PLC0415 - not for a check that is asked nothing after this one
+
+        with self._it.state.transaction(durable=False):
+            leave_rest(self._it, self._outlook.plan(self._it.clock()), next_check_s)
 
     def _end_pauses(self) -> None:
         Journal(self._it.state).end_back_off()

@@ -10,7 +10,7 @@ expire. Servers are tried in order; each is verified by itself, so asking the ne
 
 import re
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,9 @@ LAST_SERVER = "last_server"
 LAST_CONTACT, LAST_CHECK = "last-contact", "last-check"  # `State.touch`
 SYNC = "sync.requested"  # by an administrator, over the local socket
 ETAG = "etag."
+ROOTS_ASKED = "roots.asked"  # when the other logon servers were last asked for a newer root
+ASK_ROOTS = timedelta(days=1)
+MOST_ASKED = 8
 OLDER_ORDER = "trust.rollback"  # the journal's verdict on a single order that went back
 
 
@@ -109,7 +112,36 @@ class Inbox:
         if forced:
             servers.forget_refusals()
         now = self._it.clock()
-        return ask_in_order(self._it.state, servers, self._it.network, now, self._refresh_from)
+        refreshed = ask_in_order(self._it.state, servers, self._it.network, now, self._refresh_from)
+        if refreshed.contact and roots_due(self._it.state, now) <= now and self._ask_others(servers):
+            return ask_in_order(self._it.state, servers, self._it.network, now, self._refresh_from)
+        return refreshed
+
+    def _ask_others(self, servers: Servers) -> bool:
+        """Ask the logon servers that were not asked just now for a newer root; whether one had any."""
+        it = self._it
+        it.state.set_meta(ROOTS_ASKED, to_text(it.clock()), durable=False)
+        answered = it.state.meta(LAST_SERVER)
+        others = [name for name in servers.names if name != answered][:MOST_ASKED]
+        if not others:
+            return False
+        from pcm.trust.newer_roots import keep_newer  # noqa: PLC0415 - loads tuf, once a day
+        from pcm.trust.refresh import instruction_repository  # noqa: PLC0415
+
+        repository = instruction_repository(it.configuration.site, it.client_id, read_root(it.places.instructions_root))
+        current = metadata_folder(it.places, "instructions", int(it.state.meta(CURRENT_INSTRUCTIONS, "0")))
+        found = 0
+        for server in others:
+            try:
+                found += keep_newer(repository, current, it.network.public_files(server))
+            except TrustError as error:
+                it.state.refuse(error.code, it.clock(), _shortened(error.message)[:1000], server)
+            except TransferError:
+                continue  # it is not there: nothing is known of it, and nothing is held against it
+        if found:
+            with it.state.transaction() as connection:  # every server now has to show files that fit the newer root
+                connection.execute("DELETE FROM meta WHERE substr(key, 1, ?) = ?", (len(ETAG), ETAG))
+        return bool(found)
 
     def _refresh_from(self, server: str) -> bool:
         """Whether one server had something new."""
@@ -178,6 +210,13 @@ class Inbox:
         self._it.state.touch(LAST_CONTACT, self._it.clock())
         if self._it.state.meta(LAST_SERVER) != server:
             self._it.state.set_meta(LAST_SERVER, server, durable=False)
+
+
+def roots_due(state: State, now: datetime) -> datetime:
+    """When the other logon servers are to be asked for a newer root: once a day; a time to come is a wrong clock's."""
+    asked = state.meta(ROOTS_ASKED)
+    last = to_time(asked) if asked else None
+    return now if last is None or last > now else last + ASK_ROOTS
 
 
 def ask_in_order(

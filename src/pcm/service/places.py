@@ -160,16 +160,19 @@ def _refuse_links(places: Places) -> None:
         raise MachineError(f"{link} is a symbolic link; name the real folder.", code="machine.unprotected")
 
 
-def find_problems(places: Places, machine: Machine) -> list[Problem]:
-    """Name each way in which somebody other than an administrator could change the service: folders, key, own program."""
-    paths = [places.config, places.state, places.runtime]
+def looked_at(places: Places) -> tuple[Path, ...]:
+    """Everything whose protection counts: folders, key, own program. Of the files some may not be there."""
     pinned = (places.configuration, places.instructions_root, places.packages_root, places.authority, places.account)
     files = (*pinned, places.identity, places.new_identity, places.database)
     folders = (places.metadata, places.store, places.staging, places.runs)
-    paths += [path for path in (*files, *folders) if os.path.lexists(path)]
+    return (places.config, places.state, places.runtime, *files, *folders, *_own_program())
+
+
+def find_problems(places: Places, machine: Machine) -> list[Problem]:
+    """Name each way in which somebody other than an administrator could change the service: folders, key, own program."""
+    needed = {places.config, places.state}  # the runtime folder comes with the first start after a boot
+    paths = [path for path in looked_at(places) if path in needed or os.path.lexists(path)]
     problems = [problem for path in paths for problem in machine.check_protected(path)]
-    for program in _own_program():
-        problems += machine.check_protected(program)
     return list({(problem.path, problem.code): problem for problem in problems}.values())
 
 

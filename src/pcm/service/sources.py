@@ -29,6 +29,7 @@ DISTRIBUTION = "distribution"
 MAX_TIMESTAMP = 4 * 2**10  # check 3
 ANSWER_S = 15.0
 TOTAL_S = 120.0
+MAX_WAKE_S = 86_400
 CLOCK_SKEW = timedelta(seconds=300)  # what servers tolerate in a signed request
 
 _Health = dict[str, Health]
@@ -62,6 +63,7 @@ class Network:
         self._identity = identity
         self._clock = clock
         self.chance = chance or random.SystemRandom()
+        self.wake_s: dict[str, int] = {}  # for how long each server that was polled lets clients wait for news
 
     def poll(self, server: str, etag: str | None) -> Polled:
         """Ask one logon server for this client's newest timestamp, unless it is the one known by `etag`.
@@ -75,6 +77,7 @@ class Network:
         request = Request(url, headers=headers, max_bytes=MAX_TIMESTAMP, answer_s=ANSWER_S, total_s=30.0)
         try:
             with self.send(request) as answer:
+                self.wake_s[server] = read_wake(answer.headers.get("pcm-wake", ""))
                 if answer.status == 304:
                     return Polled(None, etag)
                 return Polled(answer.read(), answer.etag)
@@ -98,8 +101,8 @@ class Network:
 
         return fetch
 
-    def distribution_files(self, server: str) -> Callable[[str, int], Iterable[bytes]]:
-        """Reader of one distribution server's files for `trust`; they are public."""
+    def public_files(self, server: str) -> Callable[[str, int], Iterable[bytes]]:
+        """Reader of one server's files for `trust` that are public: all of a distribution server's, a logon server's roots."""
 
         def fetch(name: str, max_bytes: int) -> Iterator[bytes]:
             url = parse_location(server).join(name)
@@ -155,6 +158,11 @@ class Network:
     def close(self) -> None:
         """End the transfer process."""
         self.client.close()
+
+
+def read_wake(told: str) -> int:
+    """Seconds for which a server lets clients wait for news; 0: it does not, or says something else."""
+    return min(int(told), MAX_WAKE_S) if told.isascii() and told.isdigit() and len(told) < 9 else 0
 
 
 class Servers:

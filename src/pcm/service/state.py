@@ -20,6 +20,7 @@ from pcm.model.errors import MachineError, StoreError
 from pcm.service import store_errors
 from pcm.service.keepsakes import FILE, Keepsakes, merge_floors, merge_releases, read_keepsakes, write_keepsakes
 from pcm.service.records import InstalledRelease, RefusalRecord, to_text, to_time
+from pcm.service.rest import NAME as REST
 from pcm.service.schema import MIGRATIONS, VERSION
 from pcm.trust.floors import Floor, Floors
 
@@ -117,6 +118,7 @@ class State:
             self._connection.execute("BEGIN IMMEDIATE")
             self._depth = 1
             try:
+                self._end_rest()
                 yield self._connection
                 self._connection.execute("COMMIT")
             except BaseException:
@@ -132,6 +134,11 @@ class State:
         """Read rows. Raises StoreError."""
         with store_errors.mapped(self.folder):
             return self._connection.execute(query, parameters).fetchall()
+
+    def _end_rest(self) -> None:
+        """What an earlier check has left for the next one was made from what is about to change (`rest`)."""
+        with store_errors.mapped_system(self.folder), contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self.folder}/{REST}")  # noqa: PTH108 - at each transaction
 
     def _undo(self) -> None:
         if self._connection.in_transaction:

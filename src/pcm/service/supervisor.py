@@ -5,7 +5,10 @@ the boot, or an administrator. It reads no document, opens no database, speaks t
 nothing in it that input could break, and little memory. It is up before the network is (KB Q178662) and never waits for it.
 
 Sleeping: at most `NAP_S` at a time against a clock that counts suspended time, so a resume from suspend or a jump of the wall
-clock is noticed within a minute; checks are due by that clock and not by the wall's.
+clock is noticed within a minute; checks are due by that clock and not by the wall's. What happens around this computer can bring
+a check forward, within the limits of `surroundings`: somebody logs on, an address comes or goes, the clock is set, the computer
+wakes, and the logon server has news. For that a check leaves a connection at the server (`transport.glance`). It is held here and
+neither read nor written, here or anywhere: that it stirs is all that it says, and what is new the next check finds out as always.
 
 Stopping (SIGTERM, SIGINT): the socket closes, the worker is told to begin nothing new, and is given `STOP_S` to end. A worker
 that is running a program is left alone: it owns that program's end and its result. A unit file therefore says
@@ -16,14 +19,15 @@ Exit codes: 0 stopped, 1 failed, 4 the runtime folder cannot be used, 6 another 
 Standard library only, no asyncio, no sqlite3, no json: this process stays for ever (`bench/` and a test measure it).
 """
 
+import _socket
 import os
 import select
-import signal
-import socket
 import sys
 
 from pcm.service.admission import Admission
-from pcm.service.machine import logons, resident
+from pcm.service.check_process import CheckProcess, Said
+from pcm.service.machine import addresses, logons, resident
+from pcm.service.surroundings import Alarms, Clocks, Occasions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,12 +39,15 @@ CHECK_NOW = (
     75  # exit code of an `answer` worker: its asker wants a check (sysexits: temporary failure, no result of ours)
 )
 ALREADY_RUNNING = 6
-MOST_S = 7 * 86_400.0
 FIRST_PAUSE_S = 15.0
 LONGEST_PAUSE_S = 3600.0
 LOGON_S = 5.0  # a session needs a moment until it is complete
 LOGON_PAUSE_S = 30.0
-_MAX_WORD = 512
+LEAST_WAIT_S = 600.0  # a server that lets nobody wait for long is asked at the next poll
+AGAIN_S, SPREAD_S = (
+    3.0,
+    10.0,
+)  # after a resume or a change of addresses: until the network is there, and not all at once
 _ACCEPTS_AT_ONCE = 64
 _BUSY = (
     b'{"answer":"error","code":"local.busy","message":"The service is answering too many requests just now; '
@@ -54,26 +61,37 @@ class Supervisor:
     Args:
         runtime: Folder of socket and locks; exists.
         arguments: What leads a worker to the same places: `--home DIR` or nothing.
+        clock: This computer's clocks.
+        nap_s: Longest sleep between two looks at them.
     """
 
-    def __init__(self, runtime: str, arguments: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        runtime: str,
+        arguments: tuple[str, ...],
+        clock: resident.Clock = resident.Clock(),  # noqa: B008 - it holds nothing
+        nap_s: float = NAP_S,
+    ) -> None:
         self._runtime = runtime
         self._arguments = arguments
+        self._clock = clock
+        self._nap_s = nap_s
         self._poll = select.poll()
         self._ready: dict[int, Callable[[], None]] = {}
         self._admission = Admission()
-        self._check: resident.Child | None = None
-        self._check_output = -1
-        self._word = b""
-        self._due = resident.boot_seconds()
+        self._check: CheckProcess | None = None
+        self._due = clock.boot()
         self._again = False
         self._logons = logons.Logons()
         self._awaited = self._came = False
         self._begun = 0.0
+        self._parked, self._parked_until = -1, 0.0
+        self._alarms, self._occasions = Alarms(), Occasions()
+        self._clocks = Clocks(clock.boot(), clock.steady(), clock.wall())
         self._failures = 0
         self._answers = 0
         self._stopping = False
-        self._listener: socket.socket | None = None
+        self._listener: _socket.socket | None = None
 
     def run(self) -> int:
         """Serve until told to stop. Returns the exit code."""
@@ -83,12 +101,15 @@ class Supervisor:
         self._listen()
         self._hear_signals()
         notify(b"READY=1\nSTATUS=Waiting for the next check")
+        self._hear_network()
         while not self._stopping:
-            now = resident.boot_seconds()
+            now = self._clock.boot()
             self._notice_logons(now)
-            if self._check is None and now >= self._due:
+            self._notice_clocks(now)
+            if self._check is None and now >= min(self._due, self._parked_until or self._due):
                 self._start_check()
-            self._wait(NAP_S if self._check is not None else min(NAP_S, self._due - now))
+            next_s = min(self._due, self._parked_until or self._due) - now
+            self._wait(self._nap_s if self._check is not None else min(self._nap_s, next_s))
         self._stop()
         return 0
 
@@ -115,7 +136,9 @@ class Supervisor:
         try:
             if os.path.lexists(path):
                 os.unlink(path)  # noqa: PTH108 - pathlib costs a megabyte
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            listener = _socket.socket(
+                _socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
+            )
             listener.bind(path)
             os.chmod(path, 0o666)  # noqa: PTH101, S103 - same; all may ask, the kernel says who it is
         finally:
@@ -129,18 +152,21 @@ class Supervisor:
             if self._listener is None:
                 return
             try:
-                connection, _address = self._listener.accept()
+                descriptor, _address = resident.accept(self._listener)
             except OSError:
                 return  # nobody waits any more, or no descriptor is free: those who wait are served later
-            with connection:
+            connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptor)
+            try:
                 self._admit(connection)
+            finally:
+                connection.close()
 
-    def _admit(self, connection: socket.socket) -> None:
+    def _admit(self, connection: _socket.socket) -> None:
         try:
             user_id = resident.peer_user(connection)
         except OSError:
             return
-        if not self._admission.enter(user_id, resident.boot_seconds()):
+        if not self._admission.enter(user_id, self._clock.boot()):
             _refuse(connection)
             return
         try:
@@ -165,7 +191,7 @@ class Supervisor:
     # ---- checks
 
     def _check_soon(self) -> None:
-        self._due = resident.boot_seconds()
+        self._due = self._clock.boot()
         self._again = self._check is not None
 
     def _notice_logons(self, now: float) -> None:
@@ -175,87 +201,120 @@ class Supervisor:
             self._due = min(self._due, max(now + LOGON_S, self._begun + LOGON_PAUSE_S))
             self._came = False
 
+    def _notice_clocks(self, now: float) -> None:
+        """Check soon if the clock was set: times of orders are by it. Or if this computer slept: its connection is lost."""
+        slept = self._clocks.slept(now, self._clock.steady())
+        if self._clocks.jumped(now, self._clock.wall()) or slept:
+            self._leave_server()
+            self._bring_forward(_spread() if slept else 0.0)
+
+    def _bring_forward(self, delay: float) -> None:
+        self._due = min(self._due, self._occasions.take(self._clock.boot(), delay))
+
     def _start_check(self) -> None:
-        self._begun, self._came = resident.boot_seconds(), False
-        reading, writing = os.pipe()
+        self._begun, self._came = self._clock.boot(), False
+        self._leave_server()  # the check leaves another one
         try:
-            nothing = os.open(os.devnull, os.O_RDONLY)
-            try:
-                child = resident.start_own("pcm.service.worker", ("check", *self._arguments), nothing, writing)
-            finally:
-                os.close(nothing)
+            check = CheckProcess(self._arguments)
         except OSError as error:
             _say(f"a check could not be started: {error.strerror}.")
-            os.close(reading)
             self._postpone()
             return
-        finally:
-            os.close(writing)
-        os.set_blocking(reading, False)
-        self._check, self._check_output, self._word = child, reading, b""
-        self._watch(reading, self._hear)
-        self._watch(child.descriptor, self._checked)
+        self._check = check
+        self._watch(check.output, self._hear)
+        self._watch(check.ended, self._checked)
 
     def _hear(self) -> None:
-        """Take in what the worker says; its last line is when the next check is due."""
-        try:
-            data = os.read(self._check_output, _MAX_WORD)
-        except BlockingIOError:
-            return
-        if data:
-            self._word = (self._word + data)[-_MAX_WORD:]
-        else:
-            self._forget(self._check_output)
+        if self._check is not None and not self._check.hear():
+            self._forget(self._check.output)
 
     def _checked(self) -> None:
-        child = self._check
-        if child is None:
+        check = self._check
+        if check is None:
             return
-        self._forget(child.descriptor)
-        code = child.reap()
-        self._hear()
-        self._forget(self._check_output)
-        os.close(self._check_output)
-        self._check, self._check_output = None, -1
-        pause = read_pause(self._word)
-        self._awaited = reads_awaited(self._word)
+        self._forget(check.ended)
+        self._forget(check.output)
+        self._check = None
+        said = check.finish()
+        self._awaited = said.logon
+        self._alarms.judge(news=said.news)
+        self._wait_at_server(said)
         if self._again:
-            self._again, self._due = False, resident.boot_seconds()
-        elif pause is not None and code >= 0:
+            self._again, self._due = False, self._clock.boot()
+        elif said.pause is not None and said.code >= 0:
             self._failures = 0
-            self._due = resident.boot_seconds() + pause
+            self._due = self._clock.boot() + said.pause
         else:
-            if code == ALREADY_RUNNING:
+            if said.code == ALREADY_RUNNING:
                 self._failures = (
                     0  # an administrator's `pcmsvc once`, or a worker that a stopped supervisor left behind
                 )
             else:
-                _say(f"a check ended with code {code} and did not say when the next one is due.")
+                _say(f"a check ended with code {said.code} and did not say when the next one is due.")
             self._postpone()
+
+    # ---- the server and the network, neither of which is spoken to
+
+    def _wait_at_server(self, said: Said) -> None:
+        """Wait for the connection to stir that a check has left, and replace it before its time is over."""
+        if said.parked < 0:
+            return
+        if said.wake_s < LEAST_WAIT_S or self._stopping:
+            os.close(said.parked)
+            return
+        self._parked, self._parked_until = said.parked, self._clock.boot() + said.wake_s * 0.9
+        self._watch(said.parked, self._stirred)
+
+    def _stirred(self) -> None:
+        """The server has news, says so without having any, or the connection broke: the next check finds out."""
+        self._leave_server()
+        self._due = min(self._due, self._alarms.follow(self._clock.boot()))
+
+    def _leave_server(self) -> None:
+        if self._parked >= 0:
+            self._forget(self._parked)
+            os.close(self._parked)
+        self._parked, self._parked_until = -1, 0.0
+
+    def _hear_network(self) -> None:
+        try:
+            known = addresses.Addresses()
+        except OSError as error:
+            _say(f"changes of network addresses will not be noticed: {error.strerror}.")
+            return
+
+        def heard() -> None:
+            if known.changed():
+                self._leave_server()
+                self._bring_forward(_spread())
+
+        self._watch(known.fileno(), heard)
 
     def _postpone(self) -> None:
         """Back off, with jitter, after a worker that could not do its work."""
         pause = min(FIRST_PAUSE_S * 2.0**self._failures, LONGEST_PAUSE_S)
         self._failures = min(self._failures + 1, 16)
-        self._due = resident.boot_seconds() + pause * (0.75 + os.urandom(1)[0] / 512)
+        self._due = self._clock.boot() + pause * (0.75 + os.urandom(1)[0] / 512)
 
     # ---- signals and the end
 
     def _hear_signals(self) -> None:
-        reading, writing = os.pipe()
-        os.set_blocking(reading, False)
-        os.set_blocking(writing, False)
+        reading = resident.hear_signals(
+            (
+                resident.SIGTERM,
+                resident.SIGINT,
+                resident.SIGHUP,
+                logons.SIGNAL,
+            )  # the last has woken us, and that is all
+        )
 
         def heard() -> None:
             for number in os.read(reading, 64):
-                if number == signal.SIGHUP:
+                if number == resident.SIGHUP:
                     self._check_soon()
-                elif number != logons.SIGNAL:  # that one has woken us, which is all that it is for
+                elif number in (resident.SIGTERM, resident.SIGINT):
                     self._stopping = True
 
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, logons.SIGNAL):
-            signal.signal(number, lambda *_: None)  # the wake-up descriptor tells which came
-        signal.set_wakeup_fd(writing)
         self._watch(reading, heard)
 
     def _stop(self) -> None:
@@ -267,29 +326,17 @@ class Supervisor:
             path = f"{self._runtime}/pcmsvc.sock"
             if os.path.lexists(path):
                 os.unlink(path)  # noqa: PTH108 - pathlib costs a megabyte
+        self._leave_server()
         if self._check is not None:
-            self._check.signal(signal.SIGTERM)
-        end = resident.boot_seconds() + STOP_S
-        while (self._check is not None or self._answers) and (left := end - resident.boot_seconds()) > 0:
+            self._check.signal(resident.SIGTERM)
+        end = self._clock.boot() + STOP_S
+        while (self._check is not None or self._answers) and (left := end - self._clock.boot()) > 0:
             self._wait(left)
 
 
-def read_pause(word: bytes) -> float | None:
-    """Seconds until the next check, from a worker's last line `{"next_check_s": 1800}`; None if it says nothing of the kind."""
-    before, key, rest = _last_line(word).partition(b'"next_check_s":')
-    number = rest.partition(b",")[0].strip(b" }")
-    if before != b"{" or not key or not number.isdigit() or len(number) > 9:
-        return None
-    return min(float(number), MOST_S)
-
-
-def reads_awaited(word: bytes) -> bool:
-    """Whether a worker's last line says that something waits for somebody to log on or off: `..., "logon": true}`."""
-    return _last_line(word).partition(b'"logon":')[2].strip(b" }") == b"true"
-
-
-def _last_line(word: bytes) -> bytes:
-    return word.rstrip(b"\n").rpartition(b"\n")[2]
+def _spread() -> float:
+    """Seconds, different for each computer: all of a building get their network back at the same moment."""
+    return AGAIN_S + os.urandom(1)[0] / 255 * SPREAD_S
 
 
 def notify(message: bytes) -> None:
@@ -299,13 +346,16 @@ def notify(message: bytes) -> None:
         return
     target = "\0" + address[1:] if address.startswith("@") else address
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+        try:
             sender.sendto(message, target)
+        finally:
+            sender.close()
     except OSError:
         return
 
 
-def _refuse(connection: socket.socket) -> None:
+def _refuse(connection: _socket.socket) -> None:
     try:
         connection.setblocking(False)
         connection.send(_BUSY)

@@ -28,10 +28,13 @@ from pcm.service import faults
 from pcm.service.configuration import load_configuration
 from pcm.service.machine.here import this_machine
 from pcm.service.places import Places, create_places, find_places, require_protected
+from pcm.service.quick_check import look, say
+from pcm.service.rest import NAME, read_rest
 from pcm.service.transfer_start import TransferStart, transfer_settings
 
 if TYPE_CHECKING:
     from pcm.service.check import Equipment
+    from pcm.service.quick_check import Glanced
 
 DONE = 0
 FAILED = 1
@@ -62,6 +65,8 @@ def exit_code_of(error: PcmError | None) -> int:
         return DONE
     if error.code == "machine.already_running":
         return ALREADY_RUNNING
+    if error.code == "usage":
+        return USAGE
     if error.code == "not_found":
         return NOT_FOUND
     if error.code in ("not_allowed", "machine.rights"):
@@ -119,10 +124,30 @@ def check(places: Places) -> int:
             return ALREADY_RUNNING
         if error.code in ("not_enrolled", "machine.unprotected"):
             # somebody has to come; looking often would change nothing
-            _promise(AFTER_TROUBLE_S)
+            say(AFTER_TROUBLE_S, contact=False)
         return exit_code_of(error)
-    _promise(checked.next_check_s, awaited=checked.awaits_logon)
+    glanced = _wait_at_server(places) if checked.contact else None
+    say(
+        checked.next_check_s,
+        logon=checked.awaits_logon,
+        contact=checked.contact,
+        news=checked.news,
+        wake_s=glanced.wake_s if glanced else 0,
+        parked=glanced.parked if glanced else -1,
+    )
     return DONE
+
+
+def _wait_at_server(places: Places) -> "Glanced | None":
+    """Leave a connection at the logon server that stirs when there is news, if it offers that."""
+    rest = read_rest(f"{places.state}/{NAME}")
+    if rest is None:
+        return None
+    try:
+        return look(rest, question=False)
+    except OSError as error:
+        sys.stderr.write(f"pcmsvc: no connection could be left at the logon server: {error.strerror}.\n")
+        return None
 
 
 def answer(places: Places) -> int:
@@ -146,11 +171,6 @@ def main() -> int:
     except PcmError as error:
         _complain(error)
         return exit_code_of(error)
-
-
-def _promise(seconds: int, *, awaited: bool = False) -> None:
-    with contextlib.suppress(OSError):  # the supervisor was stopped while a program ran; nobody needs the line any more
-        os.write(1, b'{"next_check_s":%d,"logon":true}\n' % seconds if awaited else b'{"next_check_s":%d}\n' % seconds)
 
 
 def _complain(error: PcmError) -> None:

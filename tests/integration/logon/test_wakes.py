@@ -20,6 +20,7 @@ from pcm.logon.folder_keys import FolderKeys
 from pcm.logon.leases import Leases
 from pcm.logon.wakes import Wakes
 from pcm.transport import glance
+from pcm.transport.errand import Errand
 from pcm.transport.signing import sign_request
 from pcm.trust.instruction_repository import sign_instructions
 from tests.asgi_server import free_port, served
@@ -75,7 +76,7 @@ class Server:
         said: list[bytes] = []
         given: list[socket.socket] = []
         glance.glance(
-            glance.Errand(False, host, int(port), "", question, parking),
+            Errand(False, host, int(port), "", question, parking),
             time.monotonic() + 10,
             said.append,
             lambda parked: given.append(socket.socket(fileno=parked.detach())),

@@ -5,7 +5,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from pcm.logon.app import Answer, LogonApp, create_app
@@ -83,7 +83,8 @@ def counting(public: int, port: int, wire: Wire) -> Iterator[None]:
     over = threading.Event()
 
     def pass_on(near: socket.socket) -> None:
-        with near, socket.create_connection(("127.0.0.1", port)) as far:
+        # whoever has left a connection may close it at any moment
+        with near, socket.create_connection(("127.0.0.1", port)) as far, suppress(ConnectionError):
             while not over.is_set():
                 for source in select.select([near, far], [], [], 0.05)[0]:
                     data = source.recv(65536)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pcm.service.supervisor import MOST_S, read_pause, reads_awaited
+from pcm.service.check_process import MOST_S, read_pause, read_wake, reads
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,23 @@ def test_a_well_formed_line_is_understood_whatever_came_before(seconds: int, bef
     ],
 )
 def test_it_says_whether_something_waits_for_a_person(word: bytes, awaited: bool) -> None:
-    assert reads_awaited(word) is awaited
+    assert reads(word, b"logon") is awaited
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_say_yes_or_no(word: bytes) -> None:
-    assert reads_awaited(word) in {True, False}
+    assert reads(word, b"logon") in {True, False}
+
+
+def test_it_says_for_how_long_its_connection_may_wait() -> None:
+    whole = b'{"next_check_s":1800,"contact":true,"news":true,"wake_s":14400}\n'
+    assert (read_pause(whole), read_wake(whole)) == (1800.0, 14400.0)
+    assert all(reads(whole, name) for name in (b"contact", b"news"))
+    assert read_wake(b'{"next_check_s":1800}\n') == 0
+    assert read_wake(b'{"next_check_s":1800,"wake_s":-1}\n') == 0
+    assert read_wake(whole + b"Traceback\n") == 0
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_give_a_bounded_wait(word: bytes) -> None:
+    assert 0 <= read_wake(word) <= MOST_S

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pcm.transport.glance import MAX_ERRAND, MAX_HEAD, MAX_HOLD_S, Errand, parse_errand, parse_head
+from pcm.transport.errand import MAX_ERRAND, Errand, parse_errand, parse_said
+from pcm.transport.glance import MAX_HEAD, MAX_HOLD_S, parse_head
 
 PIECES = st.sampled_from(
     [
@@ -108,3 +109,31 @@ def test_any_errand_is_one_or_is_refused(data: bytes) -> None:
 def test_malformed_errands_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="errand"):
         parse_errand(data)
+
+
+@pytest.mark.parametrize(
+    ("said", "question", "understood"),
+    [
+        (b"status 304 3600\nparked\n", True, (304, 3600, True)),
+        (b"status 304 0\n", True, (304, 0, False)),
+        (b"status 200 0\nfailed\n", True, (200, 0, False)),
+        (b"status 304 3600\nfailed\n", True, (304, 3600, False)),
+        (b"failed\n", True, (0, 0, False)),
+        (b"", True, (0, 0, False)),
+        (b"status 304 -1\nparked\n", True, (0, 0, False)),
+        (b"status 304\nparked\n", True, (0, 0, False)),
+        (b"parked\n", True, (0, 0, False)),
+        (b"parked\n", False, (304, 0, True)),
+        (b"failed\n", False, (304, 0, False)),
+    ],
+)
+def test_what_a_glance_says_is_read_strictly(said: bytes, question: bool, understood: tuple[int, int, bool]) -> None:
+    assert parse_said(said, question=question) == understood
+
+
+@given(st.binary(max_size=100), st.booleans())
+def test_whatever_it_says_is_bounded(said: bytes, question: bool) -> None:
+    status, wake_s, parked = parse_said(said, question=question)
+    assert 0 <= status < 10**8
+    assert 0 <= wake_s < 10**8
+    assert not parked or said.endswith(b"parked\n")

@@ -6,6 +6,7 @@ It starts nothing but this service's own programs. Imports only what an interpre
 """
 
 import os
+import stat
 import sys
 import time
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 _SO_PEERCRED = 17  # Linux, include/uapi/asm-generic/socket.h
 _SOL_SOCKET = 1
+_SCM_RIGHTS = 1
+SIGHUP, SIGINT, SIGTERM = 1, 2, 15
+LIMITS = (1 << 30, 256, 64, 0)  # `interface.Limits`: memory, files, processes, bytes of a file; a test compares them
 
 
 class Child:
@@ -52,6 +56,37 @@ def start_own(module: str, arguments: tuple[str, ...], stdin: int, stdout: int) 
         file_actions=actions,
         setsid=True,
     )
+    return Child(process_id)
+
+
+def start_confined(module: str, account: tuple[int, int], stdin: int, stdout: int) -> Child:
+    """Start `module.main()` of this service under an account without rights, as `linux.spawning` does, with less loaded.
+
+    Args:
+        account: User and group.
+        stdin, stdout: What it gets of this process's descriptors, beside standard error.
+
+    Raises:
+        OSError: the system has no room for another process.
+    """
+    numbers = (*account, *LIMITS, os.getpid())
+    # an administrator's terminal is not shown to an account without rights
+    complaints = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC) if os.isatty(2) else 2
+    try:
+        process_id = os.posix_spawn(
+            sys.executable,
+            [sys.executable, *_to_start("pcm.service.machine.linux.confined"), module, "main", *map(str, numbers)],
+            {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, stdin, 0),
+                (os.POSIX_SPAWN_DUP2, stdout, 1),
+                (os.POSIX_SPAWN_DUP2, complaints, 2),
+            ],
+            setsid=True,
+        )
+    finally:
+        if complaints != 2:
+            os.close(complaints)
     return Child(process_id)
 
 
@@ -111,6 +146,71 @@ def peer_user(connection: object) -> int:
     return int.from_bytes(credentials[4:8], sys.byteorder)
 
 
-def boot_seconds() -> float:
-    """Seconds since boot, suspended time included; wall-clock jumps do not touch it."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+def hear_signals(numbers: tuple[int, ...]) -> int:
+    """Have these signals tell their numbers, one byte each, on the descriptor that is returned; they do nothing else."""
+    import _signal  # type: ignore[import-not-found]  # noqa: PLC0415 - `signal` makes enumerations: a megabyte for ever
+
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    for number in numbers:
+        _signal.signal(number, lambda *_: None)
+    _signal.set_wakeup_fd(writing)
+    return reading
+
+
+def descriptors_in(ancillary: "list[tuple[int, int, bytes]]") -> list[int]:
+    """The descriptors that came with a message over a Unix socket (SCM_RIGHTS)."""
+    found: list[int] = []
+    for level, kind, data in ancillary:
+        if level == _SOL_SOCKET and kind == _SCM_RIGHTS:
+            found += [int.from_bytes(data[at : at + 4], sys.byteorder) for at in range(0, len(data) - 3, 4)]
+    return found
+
+
+def is_tcp(descriptor: int) -> bool:
+    """Whether a descriptor that somebody handed over is a TCP connection, which can be waited for and closed without harm.
+
+    It is made so: closing it never lingers.
+    """
+    import _socket  # noqa: PLC0415 - loaded already where this is asked
+
+    try:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return False
+        sock = _socket.socket(fileno=os.dup(descriptor))
+        try:
+            if sock.family not in (_socket.AF_INET, _socket.AF_INET6) or sock.proto != _socket.IPPROTO_TCP:
+                return False
+            sock.setsockopt(_SOL_SOCKET, _socket.SO_LINGER, bytes(8))
+            sock.getpeername()
+        finally:
+            sock.close()
+    except OSError:
+        return False
+    return True
+
+
+class Clock:
+    """The clocks of this computer."""
+
+    def boot(self) -> float:
+        """Seconds since boot, suspended time included; wall-clock jumps do not touch it."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def steady(self) -> float:
+        """Seconds since boot that this computer was awake."""
+        return time.clock_gettime(time.CLOCK_MONOTONIC)
+
+    def wall(self) -> float:
+        """Unix seconds, as this computer's clock is set."""
+        return time.time()
+
+
+def accept(listener: object) -> "tuple[int, object]":
+    """The next connection on a listening socket: its descriptor, and the other end's address.
+
+    Raises:
+        OSError: there is none, or no descriptor is free for it.
+    """
+    return listener._accept()  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001 - what `socket.accept` is made of
