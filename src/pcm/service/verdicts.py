@@ -22,6 +22,8 @@ LONGEST_BACK_OFF_S = 6 * 3600
 REFUSED_BACK_OFF_S = 15 * 60
 UNHEALTHY = "health.failed"
 """Code of an instruction whose program worked, but not well. While its state is 'running', the return is still to come."""
+CLOSING = "blocking.close"
+"""Code of an instruction that waits for a moment, until what is in its way has ended or is ended."""
 _ENDED_BY = {
     "stopped": "Somebody on this computer had the system stop it before its end.",
     "memory": "There was not enough memory for it, or no more than its limit; all its processes were ended.",
@@ -89,6 +91,15 @@ def judge_unseen(result: RunResult, detected: Detected, why: str) -> Change:
         return _failed("run.interrupted", f"{why} Detection does not find its work done.", result)
     text = f"{why} Whether its work is done cannot be told. Order it anew to run it again."
     return Change(state=Stage.UNKNOWN, code="run.interrupted", reason=text, result=result)
+
+
+def judge_for_user(judged: Change) -> Change:
+    """What the end of a run means for one of the users for whom a program runs. His wish restarts nobody's computer."""
+    if judged.state is not Stage.RESTART_PENDING:
+        return judged
+    code = "?" if judged.result is None else judged.result.exit_code
+    text = f"It asked for a restart (exit code {code}), for which no computer is restarted: it runs for one user of several."
+    return Change(state=Stage.SUCCEEDED, code="run.restart_for_user", reason=text, result=judged.result)
 
 
 def judge_health(judged: Change, complaint: str, rollback_to: str | None) -> Change:

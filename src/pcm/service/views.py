@@ -14,7 +14,16 @@ from pcm.protocol import local
 from pcm.protocol.enrolment import ClientConfiguration
 from pcm.protocol.manifest import Manifest
 from pcm.service import inbox, ledger, ledger_check
-from pcm.service.asking import REMEMBERED, Asker, can_defer, find_record, is_asked_for, may_see, why_not_cancel, why_not_run
+from pcm.service.asking import (
+    REMEMBERED,
+    Asker,
+    can_defer,
+    find_record,
+    is_asked_for,
+    may_see,
+    why_not_cancel,
+    why_not_run,
+)
 from pcm.service.facts import AGENT_VERSION
 from pcm.service.history import History
 from pcm.service.journal import Journal
@@ -25,6 +34,7 @@ from pcm.service.planner_case import DONE_WELL, SETTLED
 from pcm.service.records import InstructionRecord, RunRecord
 from pcm.service.standing import show_standing, show_transfer
 from pcm.service.state import State
+from pcm.service.verdicts import CLOSING
 
 _SHOWN_REFUSALS = 20
 
@@ -237,7 +247,7 @@ def _step(state: State, run: RunRecord) -> str:
 
 def _standing(record: InstructionRecord, line: Line | None) -> tuple[Stage, str, str, datetime | None]:
     """State, reason, code and time: the planner's of this moment, but for what runs or has just been decided."""
-    if line is None or record.state in SETTLED or record.state is Stage.RUNNING:
+    if line is None or record.state in SETTLED or record.state is Stage.RUNNING or record.code == CLOSING:
         return record.state, record.reason, record.code, None
     return line.state, line.reason, line.code, line.until
 
@@ -271,8 +281,9 @@ def _attempt(run: RunRecord) -> local.WhyLine:
     code = "nobody saw its exit code" if result.exit_code is None else f"exit code {result.exit_code}"
     ended = "timed out" if result.timed_out else f"{code}, {result.exit_class}"
     found = {None: "", True: ", found done", False: ", not found done"}[result.detected]
+    well = {None: "", True: ", works well", False: ", works badly"}[result.healthy]
     return local.WhyLine(
         "run",
-        f"Run {run.attempt} ended at {result.ended:%Y-%m-%d %H:%M:%S} UTC: {ended}{found}.",
-        result.exit_class == "success",
+        f"Run {run.attempt} ({run.program}) ended at {result.ended:%Y-%m-%d %H:%M:%S} UTC: {ended}{found}{well}.",
+        result.exit_class == "success" and result.healthy is not False,
     )

@@ -102,6 +102,9 @@ def test_what_is_in_the_way_is_asked_to_end_where_the_order_says_so(client: Clie
     [asked] = told.detail["asked"]
     assert (asked["name"], asked["process"]) == (BLOCKER, blocker.pid)
     assert told.detail["until"] > told.at.isoformat()
+    said = [outcome for _, outcome in client.context.journal.unreported() if outcome.state is Stage.ASKED]
+    assert [outcome.code for outcome in said] == ["blocking.close"]
+    assert BLOCKER in said[0].reason
     assert ended.detail == {"closed": [f"{BLOCKER} ({blocker.pid})"], "killed": [], "left": []}
 
 

@@ -2,8 +2,8 @@
 
 Step 9 of 12, after `steps/consent`, before `steps/run`; only for programs that are signed with names of what they cannot run
 beside. The planner has seen them already (`wait.blocking`): what is found here has started since, or is to be closed. Which they
-are, and until when they may end by themselves, stands in the journal while this step goes on, so that the application can show
-it. Nothing but the signed names is ever closed, and only the very processes that were found.
+are, and until when they may end by themselves, is the instruction's state while this step goes on (`asked`), so that the
+application can show it. Nothing but the signed names is ever closed, and only the very processes that were found.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from pcm.service import faults
 from pcm.service.journal import Change
 from pcm.service.machine.interface import Standing
 from pcm.service.records import to_text
-from pcm.service.verdicts import back_off
+from pcm.service.verdicts import CLOSING, back_off
 from pcm.service.work import Context, Work
 
 NAME = "close_blocking"
@@ -56,16 +56,29 @@ def close_blocking(work: Work, context: Context) -> Change | None:
 
 def _tell(work: Work, context: Context, found: Sequence[Standing], grace_s: float) -> None:
     now = context.clock()
+    end = now + timedelta(seconds=grace_s)
     detail = {
         "asked": [{"name": each.name, "process": each.process_id, "user": each.user_id} for each in found],
-        "until": to_text(now + timedelta(seconds=grace_s)),
+        "until": to_text(end),
     }
-    context.history.note_step(work.run_id, NAME, "begin", now, detail)
+    change = Change(
+        state=Stage.ASKED,
+        code=CLOSING,
+        reason=f"{_names(found)} is in its way and was asked to end; it is ended at {end:%Y-%m-%d %H:%M:%S} UTC.",
+        not_before=work.record.not_before,
+        attempts=work.record.attempts,
+    )
+    with context.state.transaction(durable=False):
+        context.history.note_step(work.run_id, NAME, "begin", now, detail)
+        context.journal.change(work.line.id, change, now, durable=False)
 
 
 def _wait_on(found: Sequence[Standing], why: str = "") -> Change:
-    names = ", ".join(sorted({each.name for each in found}))
-    return Change(state=Stage.WAITING, code="wait.blocking", reason=f"It waits until {names} has ended.{why}")
+    return Change(state=Stage.WAITING, code="wait.blocking", reason=f"It waits until {_names(found)} has ended.{why}")
+
+
+def _names(found: Sequence[Standing]) -> str:
+    return ", ".join(sorted({each.name for each in found}))
 
 
 def _shown(found: Sequence[Standing]) -> list[str]:
