@@ -22,20 +22,17 @@ def find_superseded(cases: Mapping[str, Case], desk: Desk) -> dict[str, Case]:
     Of several that take the same place, the greatest release wins, then the newest signature, then the least id. Packages that
     say of each other that they take the other's place do not; of longer circles the newest signature stays.
     """
-    groups = _groups(cases.values())
-    if not groups:
-        return {}
-    above = {
-        case.record.id: [other for other in group if _supersedes(other, case, desk)]
-        for group in groups
-        for case in group
-    }
-    above = {name: others for name, others in above.items() if others}
+    above: dict[str, list[Case]] = {}
+    for group, others in _groups(cases.values()):
+        for case in group:
+            found = [other for other in (*group, *others) if _supersedes(other, case, desk)]
+            if found:
+                above[case.record.id] = found
     return _settle(above, cases) if above else {}
 
 
-def _groups(cases: Iterable[Case]) -> list[list[Case]]:
-    """Cases that may touch each other: of one package, or of one that another says it replaces. Most clients have none."""
+def _groups(cases: Iterable[Case]) -> list[tuple[list[Case], list[Case]]]:
+    """What installs one package, and what says that it replaces it, where that is more than one. Most clients have none."""
     by_package: dict[str, list[Case]] = {}
     replacing: list[Case] = []
     for case in cases:
@@ -43,11 +40,11 @@ def _groups(cases: Iterable[Case]) -> list[list[Case]]:
             by_package.setdefault(case.instruction.package, []).append(case)
             if case.manifest is not None and case.manifest.supersedes:
                 replacing.append(case)
-    groups: list[list[Case]] = []
+    groups: list[tuple[list[Case], list[Case]]] = []
     for package, group in by_package.items():
         others = [each for each in replacing if each.manifest is not None and package in each.manifest.supersedes]
         if len(group) > 1 or others:
-            groups.append(group + others)
+            groups.append((group, others))
     return groups
 
 
