@@ -11,6 +11,7 @@ import pytest
 
 from pcm.service.machine.here import this_machine
 from pcm.service.machine.interface import Launch, Machine, Peer
+from pcm.service.machine.linux.clock import read_boot_id
 from pcm.service.machine.linux.computer import LinuxMachine
 from pcm.service.machine.linux.tree import TreeProcesses
 
@@ -75,8 +76,25 @@ def test_time_since_boot_goes_forward_and_boots_have_an_identity(machine: Machin
     time.sleep(0.01)
     assert machine.boot_seconds() > before
     assert machine.boot_id() == machine.boot_id()
-    assert int(machine.boot_id(), 16) > 0
-    assert len(machine.boot_id()) == 32
+    kernel, began = machine.boot_id().split("-")
+    assert (len(kernel), int(kernel, 16) > 0, began.isdecimal()) == (32, True, True)
+
+
+def test_q164329_a_container_that_starts_anew_on_a_running_kernel_has_another_boot(tmp_path: Path) -> None:
+    kernel = tmp_path / "sys/kernel/random"
+    kernel.mkdir(parents=True)
+    (kernel / "boot_id").write_text("12345678-1234-1234-1234-123456789abc\n")
+    alone = read_boot_id(tmp_path)
+    assert alone == "12345678123412341234123456789abc"
+    (tmp_path / "1").mkdir()
+    seen = set()
+    for began in (24, 5000):
+        fields = " ".join(["S", *["0"] * 18, str(began), "1", "2"])
+        (tmp_path / "1" / "stat").write_text(f"1 (a (strange) name) {fields}\n")
+        seen.add(read_boot_id(tmp_path))
+    assert seen == {f"{alone}-24", f"{alone}-5000"}
+    (tmp_path / "1" / "stat").write_text("1 (cut off")
+    assert read_boot_id(tmp_path) == alone
 
 
 def test_rights_and_protection_are_those_of_this_process(machine: Machine, tmp_path: Path) -> None:
