@@ -99,6 +99,33 @@ def test_lint_sees_what_is_absent() -> None:
     }
 
 
+HEALTH = "\n    health: {file: /usr/bin/jq}"
+BACK = "  back:\n    command: [dpkg, -i, jq.deb]\n    detect: {dpkg: jq}\n"
+
+
+def test_lint_sees_a_health_check_without_a_way_back() -> None:
+    assert rules(with_command("[dpkg, -i, jq.deb]", HEALTH), "jq.deb") == {("warning", "no-return")}
+    assert rules(with_command("[dpkg, -i, jq.deb]", f"{HEALTH}\n    rollback_to: back") + BACK, "jq.deb") == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("jq", set()),
+        ("jq-helper.py", set()),
+        ("systemd", {("error", "blocking-system")}),
+        ("gnome-shell", {("error", "blocking-system")}),
+        ("python3.11", {("warning", "blocking-interpreter")}),
+        ("java", {("warning", "blocking-interpreter")}),
+    ],
+)
+def test_lint_sees_what_is_never_only_in_the_way_of_one_package(name: str, expected: set[tuple[str, str]]) -> None:
+    text = with_command("[dpkg, -i, jq.deb]", f"\n    blocking_processes: [{name}]")
+    assert rules(text, "jq.deb") == expected
+    places = {finding.key for finding in findings(text, "jq.deb")}
+    assert places == ({"programs.install.blocking_processes[0]"} if expected else set())
+
+
 def test_lint_looks_into_the_working_directory() -> None:
     text = with_command("[./setup]", "\n    working_directory: bin")
     assert rules(text, "bin/setup", executable=True) == set()
