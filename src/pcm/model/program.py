@@ -20,9 +20,9 @@ Variable = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$(?
 Seconds = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 Code = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**32 - 1)]
 Codes = Annotated[tuple[Code, ...], msgspec.Meta(max_length=64)]
-NOT_YET = ("interaction",)
-"""Fields of a program that the format has and this version of the service does not act on: their defaults only."""
 _HEALTH_WITHIN_S = 60
+EACH_USER = "each_user"
+"""`run_as` of a program that runs once for every user."""
 _PLACEHOLDER = re.compile(r"(?:[-/]{0,2}[A-Za-z_][A-Za-z0-9_.-]*=)?\{([A-Za-z][A-Za-z0-9_]{0,39})\}")
 
 
@@ -125,6 +125,7 @@ class Program(msgspec.Struct, frozen=True, omit_defaults=True):
     `health` is looked at once its work is done, until it holds or `health_within_s` is over; then `rollback_to` names the program
     that returns to the last good version. `blocking_processes`: file names of programs that it cannot run beside.
     `run_as`: `system`; `user`: the one who asked for it, or is logged on; `each_user`: everybody, once, when they are logged on.
+    `interaction`: a user's program may show windows, and is told where the user's session shows them.
     """
 
     argv: Annotated[tuple[Argument, ...], msgspec.Meta(min_length=1, max_length=256)]
@@ -165,9 +166,6 @@ class Program(msgspec.Struct, frozen=True, omit_defaults=True):
         return frozenset(name for argument in self.argv if (name := placeholder_of(argument)) is not None)
 
 
-_AT_REST = {field.name: field.default for field in msgspec.structs.fields(Program) if field.name in NOT_YET}
-
-
 def check_process_name(name: str) -> str:
     """Return the name of a program that can be in another one's way: its whole file name, nothing else.
 
@@ -180,12 +178,13 @@ def check_process_name(name: str) -> str:
 
 
 def asks_for_more(program: Program) -> tuple[str, ...]:
-    """Fields of a signed program that this version of the service does not act on, but that ask for something.
+    """What a signed program asks for and this version of the service does not do.
 
     A condition that is ignored is a condition that silently does not hold, so whoever meets one refuses the program (KB Q154931).
     """
-    later = tuple(name for name, default in _AT_REST.items() if getattr(program, name) != default)
-    return (*later, "run_as each_user") if program.run_as == "each_user" else later
+    if program.interaction == "allowed" and program.run_as == "system":
+        return ("interaction as system, which has no screen (only a user's program can show windows)",)
+    return ()
 
 
 def check_placeholders(argv: tuple[str, ...], declared: frozenset[str]) -> None:

@@ -85,6 +85,7 @@ def lint_package(description: PackageDescription, files: tuple[PackageFile, ...]
             *_questions_of(key, program, description),
             *_detection_of(key, name, program, description),
             *_blocking_of(key, program, description),
+            *_windows_of(key, program, description),
         ]
         findings += found
     return sorted(findings, key=lambda finding: (finding.line, finding.column, finding.rule))
@@ -179,7 +180,7 @@ def _questions_of(key: str, program: Program, description: PackageDescription) -
         wanted = "--non-interactive"
     elif re.match(r"(setup|install)", name) and program.argv[0].lower().endswith(".exe") and not words & _QUIET_SETUP:
         wanted = "/S or /quiet (what it takes, its maker says)"
-    if wanted:
+    if wanted and program.interaction == "none":
         message = f"{name} may ask questions that nobody sees: add {wanted}"
         yield _finding(description, "warning", "interactive", f"{key}.command", message)
 
@@ -193,6 +194,12 @@ def _detection_of(key: str, name: str, program: Program, description: PackageDes
     if program.health is not None and program.rollback_to is None and not _UNDOING.fullmatch(name):
         message = "a health check without rollback_to: if it does not hold, the order has failed and nothing is undone"
         yield _finding(description, "warning", "no-return", f"{key}.health", message)
+
+
+def _windows_of(key: str, program: Program, description: PackageDescription) -> Iterator[Finding]:
+    if program.interaction == "allowed" and program.run_as == "system":
+        message = "a program that runs as system has no screen to show windows on; only run_as: user or each_user has"
+        yield _finding(description, "error", "system-window", f"{key}.interaction", message)
 
 
 def _blocking_of(key: str, program: Program, description: PackageDescription) -> Iterator[Finding]:

@@ -148,7 +148,11 @@ _PROGRAM = Record(
             "The command line: program and arguments, one list item each. {NAME} as a whole argument takes a parameter.",
             required=True,
         ),
-        "run_as": Key(Choice(("system", "user")), "system (default) or the logged-on user."),
+        "run_as": Key(
+            Choice(("system", "user", "each_user")),
+            "system (default), one logged-on user, or each user once, at their next logon.",
+        ),
+        "interaction": Key(Choice(("none", "allowed")), "Whether a user's program may show windows. Default: none."),
         "presence": Key(Choice(("any", "logged_on", "logged_off")), "Who must be there when it runs. Default: any."),
         "timeout": Key(Duration(), "Its whole process tree is ended after this. Default: 1h."),
         "exit_codes": Key(_EXIT_CODES, "What its exit codes mean."),
@@ -187,9 +191,6 @@ _PROGRAM = Record(
         "disk_bytes": "disk", "estimated_s": "estimated", "available": "user_requestable",
         "optional": "user_requestable", "healthcheck": "health", "rollback": "rollback_to", "blocking": "blocking_processes",
         "closes": "blocking_processes", "health_within_s": "health_within",
-    },
-    {
-        "interaction": "whether it may show windows",
     },
 )  # fmt: skip
 _PARAMETER = Record(

@@ -7,6 +7,7 @@ one. It decides nothing: a step that returns a change has ended the run, and the
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from pcm.model.assignment import State as Stage
 from pcm.model.errors import MachineError, PcmError, Retry
 from pcm.service import faults
 from pcm.service.journal import Change
@@ -85,12 +86,20 @@ def _perform(step: Step, work: Work, context: Context) -> Change | None:
         return judge_error(work.record, mistake, context.clock(), returning=work.returning)
 
 
+def _concerns_one_user(change: Change) -> bool:
+    """Whether the next user may fare better: it is about this account, its rights or what it has, not about order or package."""
+    return change.state is Stage.ALREADY_INSTALLED or change.code.startswith("machine.")
+
+
 def _end_without_result(work: Work, context: Context, change: Change) -> None:
     """Store what became of an instruction whose program has not run."""
     now = context.clock()
     with context.state.transaction():
         current = context.journal.record(work.line.id)
-        context.journal.change(work.line.id, change, now)
+        if work.for_each_user and _concerns_one_user(change):
+            context.journal.end_for_user(work.line.id, work.line.run_as, change, now)
+        else:
+            context.journal.change(work.line.id, change, now)
         release = None if work.returning else release_after(current.instruction, work.manifest, change, context)
         if release is not None:
             context.history.note_release(release)

@@ -83,7 +83,7 @@ class History:
             self.journal.change(run.instruction, change, run.started)
 
     def note_launched(self, run: str) -> None:
-        """Record that the program has really started. A kill cannot take that back; a power cut may, and it does not matter then."""
+        """Record that the program has really started. A kill cannot take that back; a power cut may, and that does no harm."""
         with self.state.transaction(durable=False) as connection:
             connection.execute("UPDATE runs SET reference = json_set(reference, '$.launched', 1) WHERE run = ?", (run,))
 
@@ -120,11 +120,14 @@ class History:
                 self.note_release(release)
             ledger.append(connection, entry)
 
-    def forget_run(self, run: RunRecord, change: Change, now: datetime) -> None:
-        """Take back the record of a run that provably never started; its instruction is planned again."""
+    def forget_run(self, run: RunRecord, change: Change, now: datetime, *, for_user: bool = False) -> None:
+        """Take back the record of a run that provably never started; its instruction is planned again. `for_user`: as above."""
         with self.state.transaction() as connection:
             connection.execute("DELETE FROM runs WHERE run = ?", (run.run,))
-            self.journal.change(run.instruction, change, now)
+            if for_user:
+                self.journal.end_for_user(run.instruction, run.run_as, change, now)
+            else:
+                self.journal.change(run.instruction, change, now)
 
     def open_runs(self) -> list[RunRecord]:
         """Runs that were begun and have no end, oldest first."""

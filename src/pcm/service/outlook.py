@@ -18,7 +18,7 @@ from pcm.service.catalogue import count_approvals, read_kept_policy
 from pcm.service.history import History
 from pcm.service.inbox import INSTRUCTIONS, PACKAGES_DUE, VALID_UNTIL, read_header
 from pcm.service.journal import Journal
-from pcm.service.machine.interface import Machine
+from pcm.service.machine.interface import Engaged, Machine
 from pcm.service.pausing import CODE as PAUSE_CODE
 from pcm.service.pausing import read_pause
 from pcm.service.plan import Hold, Plan, Presence, Situation
@@ -72,7 +72,7 @@ class Outlook:
             client_id=self._client_id,
             facts=self._facts,
             zone=self._zone,
-            presence=self._presence(),
+            presence=self._presence(present, now),
             windows=windows,
             manifests=manifests,
             releases=self._state.releases(),
@@ -132,8 +132,18 @@ class Outlook:
             return True
         return wanted.mandatory_after is not None and resolve(wanted.mandatory_after, wanted.clock, self._zone) <= now
 
-    def _presence(self) -> Presence:
+    def _may_wait(self, record: InstructionRecord, now: datetime) -> bool:
+        """Whether it would make a difference for it now that somebody should not be disturbed."""
+        wanted = record.instruction
+        if wanted.busy_policy == "ignore" or record.state in SETTLED | {Stage.RUNNING, Stage.RESTART_PENDING}:
+            return False
+        return not record.fetched or (wanted.purpose == "mandatory" and self._is_due(record, now))
+
+    def _presence(self, records: Iterable[InstructionRecord], now: datetime) -> Presence:
         sessions = self._machine.sessions()
+        engaged = Engaged()
+        if sessions and any(self._may_wait(record, now) for record in records):
+            engaged = self._machine.engaged(sessions)
         # at the screen before far away; of several who are far away none is 'the' user
         active = {session.user for session in sessions if session.active and not session.remote}
         active = active or {session.user for session in sessions if session.active}
@@ -141,6 +151,8 @@ class Outlook:
             tuple(dict.fromkeys(session.user for session in sessions)),
             next(iter(active)) if len(active) == 1 else None,
             tuple(sorted({session.user for session in sessions if session.user_id == 0})),
+            engaged.busy,
+            engaged.locked,
         )
 
 

@@ -8,8 +8,11 @@ the rest. It never decides what is due.
 
 from collections.abc import Callable, Collection
 
+from msgspec.structs import replace
+
 from pcm.model.assignment import State as Stage
 from pcm.model.errors import PcmError
+from pcm.model.program import EACH_USER
 from pcm.service import faults
 from pcm.service.course import Step, follow
 from pcm.service.journal import Change
@@ -51,7 +54,9 @@ Look = Callable[[Collection[InstructionRecord]], Situation]
 
 
 def drain(context: Context, look: Look) -> Plan:
-    """Plan and run until nothing is due, then bring content early for what waits. One instruction never runs twice in one drain.
+    """Plan and run until nothing is due, then bring content early for what waits.
+
+    One instruction never runs twice in one drain, but once for each user if its program is signed so.
 
     Args:
         look: Asked before each plan.
@@ -64,22 +69,22 @@ def drain(context: Context, look: Look) -> Plan:
     """
     sweep(context)  # what a worker left that died before its program began
     records = {record.id: record for record in context.journal.records()}
-    tried: set[str] = set()
+    tried: set[tuple[str, str]] = set()  # and as whom
     while True:
         now = context.clock()
         current = plan(records.values(), look(records.values()), now)
         if context.journal.adopt(current, now):
             records = {record.id: record for record in context.journal.records()}
         faults.reach("plan.adopted")
-        line = next((each for each in current.due() if each.id not in tried), None)
+        line = next((each for each in current.due() if (each.id, each.run_as) not in tried), None)
         if line is None:
-            line = next((each for each in current.to_fetch() if each.id not in tried), None)
+            line = next((each for each in current.to_fetch() if (each.id, each.run_as) not in tried), None)
             if line is None:
                 return current
             fetch_early(line, context)
         else:
             run_one(line, context)
-        tried.add(line.id)
+        tried.add((line.id, line.run_as))
         records[line.id] = context.journal.record(line.id)
 
 
@@ -133,4 +138,8 @@ def _begin(line: Line, context: Context) -> Work | None:
     program = None if manifest is None else manifest.programs.get(line.instruction.program)
     if manifest is None or program is None:
         return None
+    if program.run_as == EACH_USER:
+        for so_far in context.journal.user_runs().get(line.id, ()):
+            if so_far.user == line.run_as:  # a back-off grows with this user's tries, not with everybody's
+                line = replace(line, record=replace(line.record, attempts=so_far.attempts))
     return Work(line=line, run_id=new_run_id(), manifest=manifest, program=program)

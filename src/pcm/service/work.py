@@ -16,12 +16,12 @@ from pcm.content.client_store import ClientStore
 from pcm.model.detection import Detection
 from pcm.model.instruction import Instruction
 from pcm.model.package import PackageFile
-from pcm.model.program import Program
+from pcm.model.program import EACH_USER, Program
 from pcm.protocol.manifest import Manifest
 from pcm.service.history import History
 from pcm.service.journal import Change, Journal
 from pcm.service.machine.detection import Detected, Look, detect
-from pcm.service.machine.interface import Ended, Machine, RunReference
+from pcm.service.machine.interface import SYSTEM, Ended, Machine, RunReference
 from pcm.service.machine.package_directory import PackageDirectory
 from pcm.service.plan import Line
 from pcm.service.records import InstructionRecord, RunRecord
@@ -73,21 +73,21 @@ class Context:
         """Instructions and outcomes."""
         return Journal(self.state)
 
-    def holds(self, detection: Detection) -> bool:
-        """Look at the computer.
+    def holds(self, detection: Detection, run_as: str = SYSTEM) -> bool:
+        """Look at the computer, with a detection's own commands run as somebody.
 
         Raises:
             MachineError: it cannot be told.
         """
-        return self.look(detection).found
+        return self.look(detection, run_as).found
 
-    def look(self, detection: Detection) -> Detected:
+    def look(self, detection: Detection, run_as: str = SYSTEM) -> Detected:
         """Look at the computer, and tell what is there.
 
         Raises:
             MachineError: it cannot be told.
         """
-        return detect(detection, Look(self.machine, self.runs))
+        return detect(detection, Look(self.machine, self.runs, run_as=run_as))
 
 
 class Judged(NamedTuple):
@@ -136,6 +136,11 @@ class Work:
     def instruction(self) -> Instruction:
         """The instruction."""
         return self.line.record.instruction
+
+    @property
+    def for_each_user(self) -> bool:
+        """Whether this is one user's part of a program that runs once for each."""
+        return self.program.run_as == EACH_USER
 
     @property
     def program_name(self) -> str:

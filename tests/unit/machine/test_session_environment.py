@@ -7,7 +7,7 @@ from pcm.service.machine.linux.in_session import (
     MOST_BYTES,
     MOST_VARIABLES,
     ON_SCREEN,
-    ask_manager,
+    ask_session,
     session_environment,
 )
 
@@ -74,4 +74,4 @@ def test_nothing_that_is_told_breaks_it_or_changes_what_is_settled(session: list
 
 
 def test_where_nobody_is_logged_on_nobody_is_asked() -> None:
-    assert ask_manager("") == []
+    assert ask_session("") == []

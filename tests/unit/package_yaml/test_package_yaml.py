@@ -1,6 +1,5 @@
 """`package.yaml`: what a good one becomes, and what each kind of mistake says: file, line, column, key, found, expected."""
 
-from collections.abc import Mapping
 
 import jsonschema
 import msgspec
@@ -22,10 +21,8 @@ from pcm.model.detection import (
 )
 from pcm.model.errors import RequestError
 from pcm.model.package import Package, PackageFile, PackageReference
-from pcm.model.program import NOT_YET, Limits
-from pcm.protocol.package_yaml import KEYS, PackageDescription, package_schema, read_package_yaml
-from pcm.protocol.yaml_kinds import MapOf
-from pcm.protocol.yaml_records import Record
+from pcm.model.program import Limits
+from pcm.protocol.package_yaml import PackageDescription, package_schema, read_package_yaml
 from pcm.protocol.yaml_tree import MAX_BYTES, DescriptionError, Problem
 
 SEVEN_ZIP = rb"""name: seven-zip
@@ -109,8 +106,6 @@ def test_files_and_release_come_later() -> None:
     ("text", "place", "key"),
     [
         ("icon: logo.png\n" + SMALL, (1, 1), "icon"),
-        (with_program("interaction: allowed"), (7, 5), "programs.install.interaction"),
-        (with_program("interaction: none"), (7, 5), "programs.install.interaction"),
     ],
 )
 def test_q154931_a_key_that_nothing_acts_on_is_refused(text: str, place: tuple[int, int], key: str) -> None:
@@ -119,18 +114,6 @@ def test_q154931_a_key_that_nothing_acts_on_is_refused(text: str, place: tuple[i
     assert "this version of the service does not do this yet" in str(problem)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(yaml.safe_load(text.replace("1.10", "'1.10'")), package_schema())
-
-
-def test_q154931_what_the_service_does_not_act_on_cannot_be_written() -> None:
-    assert all(name in _later("programs") for name in NOT_YET)
-    read(SMALL)  # the same file without them is fine
-
-
-def _later(key: str) -> Mapping[str, str]:
-    kind = KEYS.keys[key].kind
-    assert isinstance(kind, MapOf)
-    assert isinstance(kind.value, Record)
-    return kind.value.later
 
 
 RETURN = """\
@@ -289,7 +272,7 @@ def test_anchors_and_aliases_work_within_reason() -> None:
         (with_program("disk: 5 gigs"), "expected a size such as 1.5 GB"),
         (
             with_program("run_as: root"),
-            "package.yaml:7:13: programs.install.run_as: found 'root'; expected system or user",
+            "package.yaml:7:13: programs.install.run_as: found 'root'; expected system, user or each_user",
         ),
         (with_program("run_as: sytem"), "did you mean 'system'?"),
         (with_program("user_requestable: yes"), "expected true or false (write true)"),

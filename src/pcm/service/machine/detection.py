@@ -32,7 +32,7 @@ from pcm.model.detection import (
 from pcm.model.errors import MachineError, Retry
 from pcm.model.versions import check_constraint, satisfies
 from pcm.service.machine.commands import resolve_program
-from pcm.service.machine.interface import Ended, Launch, Processes
+from pcm.service.machine.interface import SYSTEM, Ended, Launch, Processes
 from pcm.service.machine.package_database import dpkg_versions
 from pcm.service.machine.version_order import compare_debian, compare_rpm
 
@@ -64,6 +64,7 @@ class Look:
         limit_s: time limit of one command, in seconds.
         dpkg_versions: finds installed versions of a Debian package.
         rpm: how rpm is called; its options may name another database.
+        run_as: as whom a detection's own command runs: as its program does. Everything else is looked at as system.
     """
 
     processes: Processes
@@ -72,6 +73,7 @@ class Look:
     limit_s: float = COMMAND_LIMIT_S
     dpkg_versions: Callable[[str], list[str] | None] = dpkg_versions
     rpm: tuple[str, ...] = ("rpm",)
+    run_as: str = SYSTEM
 
 
 def detect(detection: Detection, look: Look, depth: int = 0) -> Detected:
@@ -202,7 +204,7 @@ def _judge(
 def _detect_command(detection: CommandDetection, look: Look) -> Detected:
     name = detection.command[0]
     try:
-        ended = _run(detection.command, look)
+        ended = _run(detection.command, look, look.run_as)
     except MachineError as error:
         if (
             error.code == "machine.program_not_found"
@@ -217,8 +219,8 @@ def _detect_command(detection: CommandDetection, look: Look) -> Detected:
     return Detected(found=found, detail=f"{name} returned {ended.exit_code}")
 
 
-def _run(command: list[str], look: Look) -> Ended:
-    """Run a command as system through the same layer as programs, in a folder that is gone afterwards."""
+def _run(command: list[str], look: Look, run_as: str = SYSTEM) -> Ended:
+    """Run a command through the same layer as programs, in a folder that is gone afterwards."""
     run_id = secrets.token_hex(16)
     folder = look.package_directory or Path("/")
     program = resolve_program(command[0], look.package_directory or look.runs / run_id)
@@ -228,6 +230,7 @@ def _run(command: list[str], look: Look) -> Ended:
         working_directory=folder,
         output_path=look.runs / run_id / "output",
         timeout_s=look.limit_s,
+        run_as=run_as,
         output_limit_bytes=_OUTPUT_BYTES,
         grace_s=1.0,
     )

@@ -12,9 +12,10 @@ afterwards only.
 from datetime import datetime
 
 from pcm.model.assignment import State as Stage
-from pcm.model.errors import TrustError
+from pcm.model.errors import MachineError, Retry, TrustError
 from pcm.model.program import build_argv
 from pcm.service.journal import Change
+from pcm.service.machine.interface import SYSTEM, Account
 from pcm.service.planner_case import times_of
 from pcm.service.records import InstalledRelease
 from pcm.service.work import Context, Work
@@ -31,13 +32,14 @@ def check(work: Work, context: Context) -> Change | None:
     if over is not None:
         return over
     build_argv(work.program, work.manifest.parameters, work.instruction.parameters)
+    check_user(work, context)
     if work.program.detect is None or always_runs(work.instruction.program):
         return None
-    done = context.holds(work.program.detect)
+    done = context.holds(work.program.detect, work.line.run_as)
     work.detail = {"already_done": done}
     if done and work.program.health is not None:
         # what is there but does not work well is not done: else an order after a failed one would count as a success
-        done = work.detail["healthy"] = context.holds(work.program.health)
+        done = work.detail["healthy"] = context.holds(work.program.health, work.line.run_as)
     if not done:
         return None
     return Change(
@@ -59,6 +61,24 @@ def check_still_allowed(work: Work, context: Context) -> Change | None:
     check_floor(work, context.state.releases().get(work.instruction.package))
     context.agree(work.instruction, work.program, now)
     return None
+
+
+def check_user(work: Work, context: Context) -> Account | None:
+    """The user as whom a program runs that is signed so; None for the system's.
+
+    Raises:
+        MachineError: `machine.account`: there is no such account, or it is an administrator's, whatever the plan says.
+    """
+    if work.program.run_as == SYSTEM:
+        return None
+    account = context.machine.account(work.line.run_as)
+    if account.is_administrator:
+        raise MachineError(
+            f"{work.program_name} is signed to run as a user, and {work.line.run_as} is an administrator's account.",
+            code="machine.account",
+            retry=Retry.NEVER,
+        )
+    return account
 
 
 def has_expired(work: Work, context: Context, now: datetime) -> bool:

@@ -10,15 +10,15 @@ from msgspec.structs import replace
 from pcm.model.assignment import State as Stage
 from pcm.model.errors import MachineError
 from pcm.model.instruction import Instruction
-from pcm.model.program import ExitClass, ExitCodes, Program
+from pcm.model.program import EACH_USER, ExitClass, ExitCodes, Program
 from pcm.protocol.manifest import Manifest
 from pcm.protocol.report import MAX_TAIL, RunResult
 from pcm.service import faults
 from pcm.service.journal import Change
-from pcm.service.machine.interface import Ended
+from pcm.service.machine.interface import SYSTEM, Ended
 from pcm.service.planner_case import removes
 from pcm.service.records import InstalledRelease, InstructionRecord, LedgerEntry, RunRecord
-from pcm.service.verdicts import UNHEALTHY, Detected, has_worked, judge_end, judge_return, judge_unseen
+from pcm.service.verdicts import UNHEALTHY, Detected, has_worked, judge_end, judge_for_user, judge_return, judge_unseen
 from pcm.service.work import Context, Judged, Work
 
 _HERE = frozenset({Stage.SUCCEEDED, Stage.RESTART_PENDING, Stage.ALREADY_INSTALLED})
@@ -46,7 +46,7 @@ def judge(
         ended: None: nobody saw it end, and nothing of it is left.
     """
     program = None if manifest is None else manifest.programs.get(run.program)
-    looked = look(program, context)
+    looked = look(program, context, run.run_as)
     result = make_result(run, program, ended, looked, context)
     if ended is None or _is_unseen(ended):
         why = "The service stopped while it ran, and nobody saw it end."
@@ -54,6 +54,8 @@ def judge(
     else:
         runs = context.history.tries(run)
         verdict = judge_end(record, result, looked, runs, context.machine.boot_id(), ended.ended_by)
+    if program is not None and program.run_as == EACH_USER:
+        verdict = judge_for_user(verdict)
     return with_verdict(Judged(run, record, manifest, verdict, verdict), verdict)
 
 
@@ -82,23 +84,29 @@ def store(judged: Judged, context: Context) -> Change:
     release = None if judged.manifest is None else release_of(judged, context)
     back = returns(run, record)
     faults.reach("return.result.before_commit" if back else "result.before_commit")
-    context.history.end_run(run, change, entry, release, context.clock())
+    context.history.end_run(run, change, entry, release, context.clock(), for_user=_is_one_users(judged))
     faults.reach("return.result.committed" if back else "result.committed")
     return change
+
+
+def _is_one_users(judged: Judged) -> bool:
+    """Whether this is one user's part of a program that runs once for each."""
+    program = None if judged.manifest is None else judged.manifest.programs.get(judged.run.program)
+    return program is not None and program.run_as == EACH_USER
 
 
 def _is_unseen(ended: Ended) -> bool:
     return ended.exit_code is None and ended.signal is None and not ended.timed_out and not ended.ended_by
 
 
-def look(program: Program | None, context: Context) -> Detected:
-    """Ask a program's detection."""
+def look(program: Program | None, context: Context, run_as: str = SYSTEM) -> Detected:
+    """Ask a program's detection; its own commands run as the program did."""
     if program is None:
         return Detected.CANNOT_TELL
     if program.detect is None:
         return Detected.NOT_ASKED
     try:
-        return Detected.YES if context.holds(program.detect) else Detected.NO
+        return Detected.YES if context.holds(program.detect, run_as) else Detected.NO
     except MachineError:
         return Detected.CANNOT_TELL
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from pcm.model.errors import MachineError
 from pcm.model.program import Program
 from pcm.service.journal import Change
+from pcm.service.machine.interface import SYSTEM
 from pcm.service.steps.detect import returns, store, with_verdict
 from pcm.service.verdicts import judge_health
 from pcm.service.work import Context, Judged, Work
@@ -37,7 +38,7 @@ def settle(judged: Judged, context: Context, detail: dict[str, object] | None = 
     """
     assert judged.manifest is not None, "health without a manifest"
     program = judged.manifest.programs[judged.run.program]
-    complaint, tries = check_health(program, context)
+    complaint, tries = check_health(program, context, judged.run.run_as)
     if detail is not None:
         detail |= {"healthy": not complaint, "tries": tries}
     assert judged.verdict.result is not None, "health without a result"
@@ -58,8 +59,8 @@ def is_to_return(judged: Judged) -> bool:
     return unhealthy and program.rollback_to is not None and not returns(judged.run, judged.record)
 
 
-def check_health(program: Program, context: Context) -> tuple[str, int]:
-    """Look again and again until it holds or the program's time for it is over.
+def check_health(program: Program, context: Context, run_as: str = SYSTEM) -> tuple[str, int]:
+    """Look again and again until it holds or the program's time for it is over; its own commands run as the program did.
 
     Returns:
         What is wrong (empty: nothing), and how often it was looked.
@@ -70,7 +71,7 @@ def check_health(program: Program, context: Context) -> tuple[str, int]:
     while True:
         tries += 1
         try:
-            found = context.look(program.health)
+            found = context.look(program.health, run_as)
             complaint = "" if found.found else found.detail
         except MachineError as error:
             complaint = error.message.rstrip(".")

@@ -50,7 +50,7 @@ def run(work: Work, context: Context) -> Change | None:
     except MachineError as error:
         now = context.clock()
         change = judge_error(work.record, error, now, returning=work.returning)
-        context.history.forget_run(record, change, now)
+        context.history.forget_run(record, change, now, for_user=work.for_each_user)
         work.run = None
         return change
     context.history.note_launched(record.run)
@@ -80,6 +80,7 @@ def build_launch(work: Work, context: Context) -> Launch:
         output_path=context.runs / work.run_id / "output",
         timeout_s=work.program.timeout_s,
         run_as=work.line.run_as,
+        on_screen=work.program.interaction == "allowed",
         environment=work.program.environment,
         limits=_limits(work.program.limits),
         context={

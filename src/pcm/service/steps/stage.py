@@ -6,9 +6,9 @@ spoilt is brought again. A program that is signed to run as a user can read its 
 that the service keeps nothing; it never runs as an administrator, whoever is logged on.
 """
 
-from pcm.model.errors import MachineError, Retry, StoreError
+from pcm.model.errors import StoreError
 from pcm.service.journal import Change
-from pcm.service.machine.interface import SYSTEM, Account
+from pcm.service.steps.check import check_user
 from pcm.service.work import Context, Work
 
 
@@ -40,20 +40,6 @@ def let_go(work: Work, context: Context) -> None:
 
 
 def _assemble(work: Work, context: Context) -> None:
-    work.staging = context.machine.stage(context.staging, work.run_id, _reader(work, context))
+    work.staging = context.machine.stage(context.staging, work.run_id, check_user(work, context))
     for file in work.manifest.files:
         work.staging.add(file, context.store.read(file.sha256, file.length))
-
-
-def _reader(work: Work, context: Context) -> Account | None:
-    """The user whose program this is; None for the system's."""
-    if work.line.run_as == SYSTEM:
-        return None
-    account = context.machine.account(work.line.run_as)
-    if account.is_administrator:
-        raise MachineError(
-            f"{work.instruction.program} is signed to run as a user, and {work.line.run_as} is an administrator's account.",
-            code="machine.account",
-            retry=Retry.NEVER,
-        )
-    return account

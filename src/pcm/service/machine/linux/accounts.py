@@ -25,11 +25,11 @@ def account_named(name: str) -> Account:
     """
     if name == SYSTEM:
         return _account_of(os.geteuid())
-    if name.isascii() and name.isdigit() and int(name) < 2**32 - 1:
-        return _account_of(int(name))
     try:
-        return _from_entry(pwd.getpwnam(name))
+        return _from_entry(pwd.getpwnam(name))  # names first: an account may be called by a number that is another's
     except (KeyError, ValueError):
+        if name.isascii() and name.isdigit() and int(name) < 2**32 - 1:
+            return _account_of(int(name))
         raise MachineError(
             f"There is no account {name[:60]!r} on this computer.", code="machine.account", retry=Retry.NEVER
         ) from None

@@ -70,7 +70,7 @@ def session_environment(
     return {name: value for name, value in everything.items() if on_screen or name in settled or name not in ON_SCREEN}
 
 
-def ask_manager(runtime: str) -> list[str]:
+def ask_session(runtime: str) -> list[str]:
     """The environment block of this user's own systemd; nothing if there is none, or if it does not answer in time."""
     if not runtime:
         return []
@@ -93,7 +93,7 @@ def main() -> "NoReturn":
     here = dict(os.environ)
     runtime = here.get("XDG_RUNTIME_DIR", "")
     environment = session_environment(
-        here, ask_manager(runtime), frozenset(settled.split(",")), on_screen=on_screen == "1", display=display
+        here, ask_session(runtime), frozenset(settled.split(",")), on_screen=on_screen == "1", display=display
     )
     if "DBUS_SESSION_BUS_ADDRESS" not in environment and _is_socket(f"{runtime}/bus"):
         environment["DBUS_SESSION_BUS_ADDRESS"] = f"unix:path={runtime}/bus"

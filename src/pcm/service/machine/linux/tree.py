@@ -193,7 +193,7 @@ def _popen(launch: Launch, account: Account, environment: dict[str, str], output
             stderr=output,
             close_fds=True,
             start_new_session=True,
-            umask=0o077,
+            umask=0o022 if other else 0o077,  # as a user's own programs have it
             user=account.user_id if other else None,
             group=account.group_id if other else None,
             extra_groups=groups_of(account) if other else None,
