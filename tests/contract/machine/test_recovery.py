@@ -104,6 +104,27 @@ def test_a_surviving_tree_is_found_awaited_and_its_output_completed(runs: Runs, 
     assert not ended.timed_out
 
 
+def test_a_tree_whose_run_folder_was_removed_is_found_and_awaited(
+    runs: Runs, start_worker: Starter, tmp_path: Path
+) -> None:
+    go, gone = tmp_path / "go", tmp_path / "gone"
+    worker = start_worker(
+        f"rm -rf {runs.folder}/*; touch {gone}; until [ -e {go} ]; do sleep 0.02; done; echo unheard; exit 7"
+    )
+    end = time.monotonic() + 10
+    while not gone.exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    worker.die()
+    found = runs.processes.find_again(worker.reference)
+    assert found is not None
+    go.touch()
+    ended = found.wait()
+    assert ended.exit_code == (7 if runs.processes.name == "systemd" else None)
+    assert b"output was lost" in ended.output_tail
+    assert (runs.folder / worker.reference.run_id).stat().st_mode & 0o777 == 0o700
+
+
 def test_a_program_does_not_notice_that_the_worker_died(runs: Runs, start_worker: Starter, tmp_path: Path) -> None:
     proof = tmp_path / "proof"
     worker = start_worker(f"sleep 0.3; head -c 5000000 /dev/zero || touch {proof}.pipe; touch {proof}")

@@ -116,9 +116,12 @@ class SystemdProcesses:
         bus = Bus()
         try:
             (path,) = bus.call("GetUnit", "s", unit_name(reference.run_id))
-            if bus.property(path, "Unit", "SubState") in _OVER and not has_pipe(Path(reference.output_path)):
+            output_path = Path(reference.output_path)
+            # the output stays when a run is forgotten: without it, an installer has removed the folder
+            forgotten = output_path.exists() and not has_pipe(output_path)
+            if forgotten and bus.property(path, "Unit", "SubState") in _OVER:
                 bus.close()
-                return None  # forgotten, and about to go
+                return None  # and about to go
             bus.call("Subscribe")
             output = ProgramOutput.go_on(Path(reference.output_path), reference.output_limit_bytes)
         except PcmError as error:
