@@ -88,13 +88,16 @@ class Standing(NamedTuple):
 class Around(NamedTuple):
     """The computer at this moment.
 
-    `users`: logged on. `at_work`: a program of ours runs, or is due. `open`: a maintenance window is open, or there are none.
+    `users`: logged on. `at_work`: a program of ours runs. `open`: a maintenance window is open, or there are none. `held`: why
+    this client does nothing of itself just now, for people; `held_until` None: until an event.
     """
 
     users: Collection[str] = ()
     at_work: bool = False
     open: bool = True
     next_opening: datetime | None = None
+    held: str = ""
+    held_until: datetime | None = None
 
 
 class Step(Enum):
@@ -194,6 +197,8 @@ def _not_yet(terms: Terms, standing: Standing, around: Around, now: datetime) ->
         return Decision(Step.WAITING, "restart.at_work", f"{terms.who()}, once what runs and is due here is done.")
     if standing.requested_by is not None:
         return None
+    if around.held:
+        return Decision(Step.WAITING, "restart.held", f"{terms.who()}. {around.held}", around.held_until)
     if standing.tries >= MOST_TRIES:
         text = (
             f"{terms.who()}. It was asked for {standing.tries} times and did not come: restart this computer by hand."

@@ -15,6 +15,7 @@ from pcm.model.schedule import Window, next_opening, open_span
 from pcm.service import faults
 from pcm.service.journal import Journal
 from pcm.service.machine.interface import Machine
+from pcm.service.pausing import read_pause
 from pcm.service.records import InstructionRecord
 from pcm.service.restart_record import (
     NOT_HAPPENED,
@@ -78,7 +79,7 @@ def restart_if_due(desk: Desk) -> datetime | None:
     row = keep(desk.state, row, terms, decision, boot_id, now)
     faults.reach("restart.kept")
     if decision.tell:
-        desk.machine.tell_users(f"{decision.reason} (Package Command Manager; see: pcmapp status)")
+        desk.machine.tell_users(f"{decision.reason} (Package Command Manager; see: pcmapp restart)")
     if decision.step is not Step.NOW:
         desk.say(f"restart: {decision.reason} [{decision.code}]")
         return min(decision.until or now + LOOK_AGAIN, now + LOOK_AGAIN)
@@ -112,9 +113,12 @@ def _asking(records: list[InstructionRecord], boot_id: str) -> list[InstructionR
 
 def _look_around(desk: Desk, now: datetime) -> Around:
     open_runs = desk.state.rows("SELECT 1 FROM runs WHERE finished = 0 LIMIT 1")
+    pause = read_pause(desk.state, now)
     return Around(
         users=tuple(session.user for session in desk.machine.sessions()),
         at_work=bool(open_runs),
         open=not desk.windows or open_span(desk.windows, now, desk.zone) is not None,
         next_opening=next_opening(desk.windows, now, desk.zone) if desk.windows else None,
+        held="" if pause is None else pause.reason(),
+        held_until=None if pause is None else pause.until,
     )

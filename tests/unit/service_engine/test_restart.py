@@ -11,7 +11,7 @@ import pytest
 from pcm.model.errors import RequestError, StoreError
 from pcm.model.instruction import Deferral, Notify
 from pcm.model.schedule import Window
-from pcm.service import restart
+from pcm.service import pausing, restart
 from pcm.service.restart_record import read_open, seconds_down, settle
 from pcm.service.restart_rules import MOST_TRIES, PATIENCE, PAUSES
 from pcm.service.restart_start import LOOK_AGAIN, why_barred
@@ -289,6 +289,16 @@ def test_nothing_restarts_while_a_run_is_open(client: Restarting) -> None:
     pending = restart.current(client.state)
     assert pending is not None
     assert "is done" in pending.reason
+
+
+def test_an_administrators_pause_holds_it(client: Restarting) -> None:
+    pausing.pause(client.state, "root", None, client.now)
+    client.ask_for_restart(order(policy="force"))
+    client.check()
+    assert client.computer.asked == []
+    pausing.resume(client.state)
+    client.check()
+    assert len(client.computer.asked) == 1
 
 
 def test_a_closed_window_keeps_it_away_until_it_opens(client: Restarting) -> None:

@@ -139,6 +139,14 @@ def test_it_waits_for_what_runs_even_if_somebody_chose_now() -> None:
         assert (made.step, made.code) == (Step.WAITING, "restart.at_work")
 
 
+def test_a_pause_holds_what_nobody_here_chooses() -> None:
+    paused = Around(held="Root paused this client.", held_until=NOON + HOUR)
+    made = ask(wish(policy="force"), paused)
+    assert (made.step, made.code, made.until) == (Step.WAITING, "restart.held", NOON + HOUR)
+    assert "Root paused" in made.reason
+    assert ask(wish(), paused, requested_by="root").step is Step.NOW
+
+
 def test_it_keeps_to_maintenance_windows_unless_the_job_ignores_them() -> None:
     closed = Around(open=False, next_opening=NOON + 5 * HOUR)
     made = ask(wish(), closed)
