@@ -36,6 +36,17 @@ def missing_users() -> str | None:
     )
 
 
+def missing_network() -> str | None:
+    """Networks of one's own: namespaces, cables between them, and a switch."""
+    if os.geteuid() != 0:
+        return "needs root, to make network namespaces"
+    absent = [tool for tool in ("ip", "ss", "nsenter") if shutil.which(tool) is None]
+    if absent:
+        return f"needs {', '.join(absent)} (Debian packages iproute2, util-linux)"
+    script = "ip link add bridge type bridge && ip link add one type veth peer name other && ip link set one master bridge"
+    return failure_of(["unshare", "--net", "sh", "-c", script], "make a network of its own")
+
+
 def missing_postgresql() -> str | None:
     """PostgreSQL's programs, and an account to run them as."""
     if postgresql_programs() is None:
@@ -144,6 +155,7 @@ def missing_samba() -> str | None:
 
 PROBES: dict[str, Callable[[], str | None]] = {
     "apt": missing_apt,
+    "network": missing_network,
     "nspawn": missing_nspawn,
     "overlayfs": missing_overlayfs,
     "packages": missing_packages,

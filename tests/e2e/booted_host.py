@@ -49,10 +49,11 @@ class BootedHost:
     Args:
         base: folder of the base system; never written to.
         lent: further folders of this machine, each with its path inside, read-only.
+        bare: this project's code is not lent: the host has what is brought to it.
     """
 
-    def __init__(self, base: Path, lent: Mapping[Path, str] | None = None) -> None:
-        self._lent = {**LENT, **(lent or {})}
+    def __init__(self, base: Path, lent: Mapping[Path, str] | None = None, *, bare: bool = False) -> None:
+        self._lent = {**({} if bare else LENT), **(lent or {})}
         self._nspawn: subprocess.Popen[bytes] | None = None
         self.leader = 0
         self.boots = 0

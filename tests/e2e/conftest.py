@@ -1,5 +1,6 @@
 """For end-to-end tests: hosts that boot."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -8,12 +9,20 @@ import pytest
 
 from tests.e2e.base_system import base_system
 from tests.e2e.booted_host import BootedHost
+from tests.e2e.client_packages import Built, built_packages
 
 
 @pytest.fixture(scope="session")
 def nspawn_base() -> Path:
     """Folder of the base system of booted hosts, built if need be. Needs `nspawn`."""
     return base_system()
+
+
+@pytest.fixture(scope="session")
+def client_packages(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The client's packages, built once for all test processes. Needs `packages`."""
+    base = tmp_path_factory.getbasetemp()
+    return built_packages((base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "client-packages")
 
 
 @pytest.fixture

@@ -73,6 +73,10 @@ def build(
         "rpm": f"pcm-client-{version}-1.{target.rpm}.rpm",
         "run": f"pcm-client-{version}-{target.rpm}.run",
     }
+    out = out.absolute()
+    if "rpm" in formats and any(letter.isspace() for letter in str(out)):
+        raise BuildError(f"rpmbuild cannot work in {out!s}: its name has a space in it. Give --out another folder.")
+    os.umask(0o022)  # modes belong to the packages
     out.mkdir(parents=True, exist_ok=True)
     epoch = moment()
     with tempfile.TemporaryDirectory(prefix="pcm-packages-", dir=out) as folder:

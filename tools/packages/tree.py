@@ -28,6 +28,8 @@ from tools.packages.inputs import PYTHON, Architecture, BuildError, Input, debia
 PACKAGING = ROOT / "packaging"
 LIBRARY = f"lib/python{PYTHON}"
 CODE = ("app", "content", "model", "protocol", "service", "transport", "trust")  # the client's half of `pcm`
+# of that half, what reads package directories: packagers do that
+PACKAGERS = re.compile(r"protocol/(package_yaml|package_lint|detection_yaml|schema_files|yaml_\w+|admin\w*)\.py")
 LAUNCHED = {"pcmsvc": "pcm.service.main", "pcmapp": "pcm.app.main"}
 # whatever the computer has: the C library, and the compiler's own part of it
 SYSTEMS = re.compile(r"(ld-linux.*|lib(c|m|dl|pthread|rt|util|gcc_s))\.so\.\d+$")
@@ -127,6 +129,8 @@ def _unpack_wheel(wheel: Path, packages: Path) -> None:
 def _place_code(target: Path, version: str) -> None:
     source = ROOT / "src" / "pcm"
     for path in [source / "__init__.py", *(file for part in CODE for file in sorted((source / part).rglob("*.py")))]:
+        if PACKAGERS.fullmatch(str(path.relative_to(source))):
+            continue
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)

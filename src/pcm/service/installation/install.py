@@ -80,12 +80,13 @@ def install(host: Host, wish: Wish, clock: Callable[[], datetime], say: Callable
             )
         say(f"Version {before} is here, which is newer than {release.version}: it stays.")
         return Installed([])
+    is_new = before is None or not is_enrolled(host.places)
     kit = _usable(host, wish.kit, say)
     work = _Work(say, wish.dry_run)
     _place(host, work, tree, release, before)
     _mend(work, measures(host, start=False))
     enrolled = _enrol(host, work, kit, wish.token, clock) if kit is not None else None
-    _start(host, work, is_first=before is None, is_other=before not in {None, release.version})
+    _start(host, work, is_new=is_new, is_other=before not in {None, release.version})
     if not wish.dry_run:
         for gone in collect(host.layout, host.registration.trees_in_use(host.layout.versions)):
             work.done(f"removed version {gone}")
@@ -244,14 +245,14 @@ def _waits(host: Host, clock: Callable[[], datetime]) -> bool:
         return bool(state.meta(PENDING))
 
 
-def _start(host: Host, work: _Work, *, is_first: bool, is_other: bool) -> None:
+def _start(host: Host, work: _Work, *, is_new: bool, is_other: bool) -> None:
     registration = host.registration
     service = registration.service(SERVICE)
-    if not service.enabled and is_first:  # later on it is the administrator's choice
+    if not service.enabled and is_new:  # later on it is the administrator's choice
         work.do("the service starts with the computer", lambda: registration.enable(SERVICE))
     if not registration.is_up() or not is_enrolled(host.places):
         return
     if service.active and is_other:
         work.do("the service was restarted", lambda: registration.restart(SERVICE))
-    elif not service.active and (service.enabled or is_first):
+    elif not service.active and (service.enabled or is_new):
         work.do("the service was started", lambda: registration.start(SERVICE))

@@ -229,18 +229,21 @@ def _account_problems(host: Host) -> list[str]:
 
 
 def _folder_problems(host: Host) -> list[str]:
-    problems = [
-        problem.message for problem in find_problems(host.places, host.machine) if not _is_program(problem, host)
-    ]
+    program = _program_places(host)
+    problems = [each.message for each in find_problems(host.places, host.machine) if each not in program]
     for folder, mode in _modes(host.places).items():
         if folder.is_dir() and not folder.is_symlink() and stat.S_IMODE(folder.stat().st_mode) != mode:
             problems.append(f"{folder} has mode {stat.S_IMODE(folder.stat().st_mode):04o} instead of {mode:04o}.")
     return list(dict.fromkeys(problems))
 
 
-def _is_program(problem: Problem, host: Host) -> bool:
-    path = Path(problem.path)
-    return path.is_relative_to(host.layout.program) and path != host.layout.program
+def _program_places(host: Host) -> list[Problem]:
+    """What is told of the program, and of the folders above it, under its own name."""
+    try:
+        tree = _tree(host)
+    except MachineError:
+        return []
+    return [problem for path in (tree, *tree.glob("bin/*")) for problem in host.machine.check_protected(path)]
 
 
 def _modes(places: Places) -> dict[Path, int]:
@@ -337,22 +340,31 @@ def _not_yet_read(host: Host, path: Path) -> list[str]:
 
 
 def _mend_unit(host: Host) -> None:
-    """The packaged definition counts if it fits; else the administrators' folder gets one. Foreign ones are not touched."""
-    shipped, own = shipped_unit(host), host.layout.own_unit
+    """The package's definition while its version is in use, else one in the administrators' folder. Foreign ones stay."""
+    shipped, own, packaged = shipped_unit(host), host.layout.own_unit, host.layout.packaged_unit
     foreign = own.is_symlink() or (own.exists() and not _read(own).startswith(MARK.encode()))
     if foreign and _read(own) != shipped:
         raise MachineError(
             f"{own} is not of this program. Move it away (systemctl unmask pcmsvc, if it is masked), then run this again.",
             code="conflict",
         )
-    if _read(host.layout.packaged_unit) == shipped:
+    if _is_packaged(host):
+        if _read(packaged) != shipped:
+            write_atomically(packaged, shipped, 0o644)
+        _own(packaged)
         own.unlink(missing_ok=True)
-        _set_mode(host.layout.packaged_unit, 0o644)
-        _own(host.layout.packaged_unit)
     else:
         own.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(own, shipped, 0o644)
     host.registration.reload()
+
+
+def _is_packaged(host: Host) -> bool:
+    """Whether the version in use is the one that the system's own package brought."""
+    try:
+        return read_release(host.layout.package).version == current_version(host.layout)
+    except MachineError:
+        return False
 
 
 def _read(path: Path) -> bytes:

@@ -65,8 +65,9 @@ def remove(
     if host.registration.service(SERVICE).enabled:
         host.registration.disable(SERVICE)
         done("the service does not start with the computer any more")
+    _remove_unit(host, done)
     if not keep_program:
-        _remove_names(host, done)
+        _remove_commands(host, done)
     _delete(host.places.runtime)
     if purge:
         for folder in (host.places.state, host.places.config):
@@ -128,11 +129,14 @@ def _stop(host: Host, clock: Callable[[], datetime], done: Callable[[str], None]
         done("the service was stopped")
 
 
-def _remove_names(host: Host, done: Callable[[str], None]) -> None:
+def _remove_commands(host: Host, done: Callable[[str], None]) -> None:
     for path, leads_to in host.layout.commands.items():
         if path.is_symlink() and str(path.readlink()) == leads_to:
             path.unlink()
             done(f"{path} is gone")
+
+
+def _remove_unit(host: Host, done: Callable[[str], None]) -> None:
     unit = host.layout.own_unit
     with suppress(FileNotFoundError):
         if not unit.is_symlink() and unit.read_bytes().startswith(MARK.encode()):
