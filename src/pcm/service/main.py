@@ -199,12 +199,12 @@ def _stop_by_keyboard() -> list[int]:
 
 
 def _run(_parsed: argparse.Namespace, places: Places) -> int:
-    from pcm.service.machine.here import this_machine  # noqa: PLC0415
+    from pcm.service.machine.here import take_rights, this_machine  # noqa: PLC0415
     from pcm.service.machine.resident import become_own  # noqa: PLC0415
 
     machine = this_machine()
     if places.home is None and not machine.is_administrator():
-        raise MachineError("The service runs as administrator; systemd starts it so.", code="machine.rights")
+        take_rights(places.runtime)
     create_places(places)
     require_protected(places, machine)
     sys.stdout.flush()

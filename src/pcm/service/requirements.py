@@ -18,6 +18,7 @@ from pcm.service.configuration import load_configuration
 from pcm.service.enrolment import check_root
 from pcm.service.identity import Identity, load_identity
 from pcm.service.inbox import read_header, read_root
+from pcm.service.machine.here import missing_rights
 from pcm.service.machine.interface import Machine
 from pcm.service.outlook import clock_problem
 from pcm.service.places import Places, find_problems
@@ -67,14 +68,22 @@ def check_requirements(
 
 
 def _administrator(machine: Machine) -> Requirement:
-    if machine.is_administrator():
-        return Requirement("administrator rights", True, "the service may do everything on this computer")
-    return Requirement(
-        "administrator rights",
-        False,
-        "the service has no administrator rights; it can install nothing into secured folders",
-        "start it as root (systemd does), or run this command with sudo",
-    )
+    missing = missing_rights()
+    if not machine.is_administrator():
+        return Requirement(
+            "administrator rights",
+            False,
+            "the service has no administrator rights; it can install nothing into secured folders",
+            "start it as root (systemd does), or run this command with sudo",
+        )
+    if missing:
+        return Requirement(
+            "administrator rights",
+            False,
+            f"this is root, but without {', '.join(missing)}",
+            "allow them in the unit: CapabilityBoundingSet, and AmbientCapabilities for a named account",
+        )
+    return Requirement("administrator rights", True, "the service may do everything on this computer")
 
 
 def _roots(places: Places) -> Requirement:
