@@ -8,6 +8,7 @@ a proxy and does TLS. It never follows anything, and knows nothing of what is fe
 import functools
 import http.client
 import io
+import os.path
 import select
 import socket
 import time
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 CONNECT_S = 10.0
 MAX_PROXY_ANSWER = 8 * 1024
 READ_AHEAD = 8 * 1024  # bytes of a body that may come with the head; larger reads go past the buffer
+
+# where distributions keep the authorities of https as one file: Debian, Fedora and its kin, SUSE, Alpine
+AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
 
 
 class WatchedSocket:
@@ -162,13 +172,23 @@ def tls_context(ca_file: str | None) -> "ssl.SSLContext":
     import ssl  # noqa: PLC0415 - 12 ms that plain HTTP and folders do not need
 
     try:
-        context = ssl.create_default_context(cafile=ca_file)
+        context = ssl.create_default_context(cafile=ca_file or find_authorities(ssl.get_default_verify_paths()))
     except (OSError, ssl.SSLError) as error:
         raise transfer_error(
             "transfer.certificate", f"The file of certificate authorities {ca_file} cannot be read: {error}."
         ) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+def find_authorities(usual: "ssl.DefaultVerifyPaths", known: tuple[str, ...] = AUTHORITIES) -> str | None:
+    """The system's file of authorities, where this OpenSSL looks for them in vain; None if it finds them by itself.
+
+    An installed client brings an OpenSSL that was built for Debian's folders, and every distribution has others.
+    """
+    if usual.cafile or usual.capath:
+        return None  # Python names only those that are there
+    return next((path for path in known if os.path.isfile(path)), None)  # noqa: PTH113 - no pathlib in this process
 
 
 def proxy_for(host: str, settings: Settings) -> tuple[str, int] | None:
