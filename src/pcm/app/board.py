@@ -163,7 +163,7 @@ def _transfer(transfer: Transfer, screen: Screen) -> tuple[str, str]:
 
 def _name_width(sections: dict[str, list[Item]], screen: Screen) -> int:
     widest = max((shown_width(printable(what(item))) for listed in sections.values() for item in listed), default=0)
-    room = screen.width - len(_INDENT) - _STATE - 2 - _LEAST_TEXT
+    room = screen.width - len(_INDENT) - _STATE - 4 - _LEAST_TEXT
     return max(8, min(widest, _MOST_NAME, room))
 
 

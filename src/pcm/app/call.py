@@ -88,6 +88,6 @@ class Call:
 
 def _near(name: str, items: Sequence[local.Item]) -> str:
     names = sorted({item.package for item in items} | {item.job for item in items})
-    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     near = near or [each for each in names if len(name) >= _LEAST_PREFIX and name.lower() in each][:3]
     return f" Did you mean {' or '.join(near)}?" if near else " See: pcmapp list --all"

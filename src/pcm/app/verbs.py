@@ -9,7 +9,7 @@ from pcm.app.bars import roughly
 from pcm.app.board import Moment, board
 from pcm.app.call import Call
 from pcm.app.columns import BOLD, DIM, GREEN, RED, YELLOW
-from pcm.app.words import clock, localised, read_moment, size, state_of, titled, what
+from pcm.app.words import clock, count, localised, read_moment, size, state_of, titled, what
 from pcm.model.errors import RequestError
 from pcm.protocol import local
 from pcm.protocol.printable import printable
@@ -21,7 +21,7 @@ def list_items(call: Call) -> int:
     if call.print_json(items.items):
         return 0
     now = datetime.now(UTC)
-    lines = board(items, Moment(now), call.screen, everything=call.given.all)
+    lines = board(items, Moment(now), call.screen, everything=call.given.all)[:-1]
     for line in lines:
         call.screen.raw(line)
     if not lines:
@@ -29,6 +29,7 @@ def list_items(call: Call) -> int:
             "Nothing is available, coming or done." if call.given.all else "Nothing now. Older: pcmapp list --all"
         )
     elif any(item.can_run for item in items.items):
+        call.screen.line()
         call.screen.line("Install with: pcmapp install NAME", DIM)
     return 0
 
@@ -55,7 +56,7 @@ def show_item(call: Call) -> int:
         ("last run", clock(item.ended, now) + (f", exit code {item.exit_code}" if item.exit_code is not None else "")),
         ("command", " ".join(details.command)),
         ("runs as", details.run_as),
-        ("download", f"{details.files} files, {size(details.content_bytes)}" if details.files else ""),
+        ("download", f"{count(details.files, 'file')}, {size(details.content_bytes)}" if details.files else ""),
         ("id", item.id),
     )
     for name, value in facts:
@@ -219,7 +220,7 @@ def status(call: Call) -> int:
         ("last check", clock(told.last_check, now) or "never"),
         ("last contact", clock(told.last_contact, now) or "never"),
         ("running now", told.running),
-        ("not reported", f"{told.unreported} reports" if told.unreported else ""),
+        ("not reported", count(told.unreported, "report") if told.unreported else ""),
         ("service", told.agent_version),
     )
     for name, value in facts:

@@ -50,6 +50,8 @@ def state_of(item: Item) -> tuple[str, str]:
         return _STEPS.get(item.step, "running"), YELLOW
     if _asked(item) and item.state in {"offered", "waiting", "ready"}:
         return "asked for", YELLOW
+    if item.state == "offered" and item.purpose == "mandatory":
+        return "planned", ""
     return _STATES.get(item.state, (item.state, ""))
 
 
@@ -93,12 +95,17 @@ def about(item: Item) -> str:
     )
 
 
-def size(count: int) -> str:
+def count(number: int, thing: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def size(amount: int) -> str:
     """Bytes for people: `1.5 MB`."""
-    for unit, amount in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= amount:
-            return f"{count / amount:.1f} {unit}"
-    return f"{count} B"
+    for unit, whole in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if amount >= whole:
+            return f"{amount / whole:.1f} {unit}"
+    return f"{amount} B"
 
 
 def when(item: Item, now: datetime) -> str:

@@ -249,6 +249,10 @@ def _standing(record: InstructionRecord, line: Line | None) -> tuple[Stage, str,
     """State, reason, code and time: the planner's of this moment, but for what runs or has just been decided."""
     if line is None or record.state in SETTLED or record.state is Stage.RUNNING or record.code == CLOSING:
         return record.state, record.reason, record.code, None
+    later = record.deferred_until
+    if line.code == "wait.deadline" and later is not None and (line.until is None or line.until < later):
+        # the first reason is that its time has not come; to whoever put it off, the second one is the news
+        return Stage.DEFERRED, f"It was postponed until {later:%Y-%m-%d %H:%M} UTC.", "wait.deferred", later
     return line.state, line.reason, line.code, line.until
 
 
