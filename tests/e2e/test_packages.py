@@ -61,7 +61,7 @@ def test_each_package_says_what_it_is_and_what_it_needs(client_packages: Built) 
     ]
     told = subprocess.run(query, capture_output=True, text=True, check=True).stdout
     assert told.startswith(f"pcm-client {version} ")
-    assert "libc.so.6(GLIBC_2.35)(64bit)" in told
+    assert "libc.so.6(GLIBC_2.36)(64bit)" in told
     assert " systemd " in told
     assert read_setup(client_packages.newer_setup().read_bytes(), "setup").version == NEWER
 

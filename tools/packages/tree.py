@@ -152,12 +152,16 @@ def _require_libraries(tree: Path) -> None:
     """Refuse a tree in which something needs a library that is neither here nor every computer's."""
     present = {path.name for path in (tree / "lib").glob("*.so.*")}
     lacking: dict[str, str] = {}
+    used: set[str] = set()
     for path in sorted(tree.rglob("*")):
         if path.is_file() and _is_elf(path):
             for needed in _run(["patchelf", "--print-needed", str(path)]).split():
+                used.add(needed)
                 bundled = next(path.parent.parent.glob(f"*.libs/{needed}"), None)  # of a wheel, beside its package
                 if not SYSTEMS.match(needed) and needed not in present and bundled is None:
                     lacking[str(path.relative_to(tree))] = needed
+    for unused in present - used:
+        (tree / "lib" / unused).unlink()
     if lacking:
         raise BuildError(f"These need a library that is not in the tree: {lacking}. Add it, or prune what needs it.")
 

@@ -301,7 +301,7 @@ def test_removing_keeps_what_the_client_is_and_purging_does_not(computer: tuple[
     assert remove(host, clock, quiet, purge=True) == []
 
 
-def test_q168463_nothing_is_removed_while_a_program_runs(computer: tuple[Host, RememberedComputer]) -> None:
+def test_nothing_is_removed_while_a_program_runs(computer: tuple[Host, RememberedComputer]) -> None:
     host, remembered = computer
     install(host, Wish(), clock, quiet)
     enrol(host)
