@@ -29,6 +29,14 @@ from pcm.protocol import local
         b'{"verb":"run","id":"x","until":"2030-01-01T00:00:00Z"}',
         b'{"verb":"defer","id":"x","until":"2030-01-01T00:00:00"}',
         b'{"verb":"defer","id":"x","until":12}',
+        b'{"verb":"cancel"}',
+        b'{"verb":"watch","id":"x"}',
+        b'{"verb":"watch","until":"2030-01-01T00:00:00Z"}',
+        b'{"verb":"pause","id":"x"}',
+        b'{"verb":"pause","until":"tomorrow"}',
+        b'{"verb":"resume","until":"2030-01-01T00:00:00Z"}',
+        b'{"verb":"restart","until":"2030-01-01T00:00:00Z"}',
+        b'{"verb":"postpone_restart","id":"x"}',
         b'{"verb":"list"}' + b" " * 4096,
         b"[" * 3000,
         b'{"verb":"list","verb2":' + b"[" * 30 + b"]" * 30 + b"}",
@@ -58,7 +66,9 @@ def test_any_bytes_are_a_request_or_a_request_error(line: bytes) -> None:
     st.none() | st.datetimes(min_value=datetime(2000, 1, 1), timezones=st.just(UTC)),
 )
 def test_a_request_survives_the_wire(verb: local.Verb, wanted: str, until: datetime | None) -> None:
-    request = local.LocalRequest(verb, wanted if verb in local.WITH_ID else None, until if verb == "defer" else None)
+    request = local.LocalRequest(
+        verb, wanted if verb in local.WITH_ID else None, until if verb in local.WITH_TIME else None
+    )
     line = local.write_request(request)
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1

@@ -41,3 +41,23 @@ def test_spans_are_told_in_one_unit() -> None:
     assert [tables.span(s) for s in (0, 60, 119, 120, 1865, 7199, 7200, 18_000)] == [
         "0 s", "60 s", "119 s", "2 min", "31 min", "120 min", "2 h", "5 h",
     ]  # fmt: skip
+
+
+def test_notes_stand_below_their_rows_and_are_wrapped_where_the_screen_ends() -> None:
+    rows = [("a", "waiting"), ("b", "done")]
+    shown = tables.table(("id", "state"), rows, notes=["word " * 12, ""], width=40).splitlines()
+    assert shown[1] == "a   waiting"
+    assert shown[2].startswith("    word")
+    assert shown[-1] == "b   done"
+    assert all(len(line) <= 40 for line in shown)
+    assert len(tables.table(("id", "state"), rows, notes=["word " * 12, ""]).splitlines()) == 4, "elsewhere in one line"
+
+
+@given(st.lists(st.tuples(st.text(max_size=60), st.text(max_size=60), st.text(max_size=200)), min_size=1, max_size=5))
+def test_on_a_screen_no_line_is_wider_than_it(rows: list[tuple[str, str, str]]) -> None:
+    shown = tables.table(("a", "b"), [row[:2] for row in rows], notes=[row[2] for row in rows], width=40)
+    assert all(len(line) <= 40 for line in shown.splitlines())
+
+
+def test_elsewhere_nothing_is_cut() -> None:
+    assert "x" * 300 in tables.table(("a",), [("x" * 300,)])
