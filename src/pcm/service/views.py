@@ -93,7 +93,8 @@ def explain(state: State, outlook: Outlook, asker: Asker, wanted: str, now: date
         lines = [local.WhyLine("target", _outcome(record), record.state in DONE_WELL, record.code)]
     else:
         lines = [_why(finding) for finding in line.trace]
-    lines += [_attempt(run) for run in History(state).runs(record.id, record.generation)]
+    for run in History(state).runs(record.id, record.generation):
+        lines += [*_closed_for(state, run), _attempt(run)]
     lines += [
         local.WhyLine(
             "trust" if refusal.code.startswith("trust.") else "source",
@@ -274,6 +275,15 @@ def _unplanned(record: InstructionRecord) -> local.WhyLine:
 
 def _outcome(record: InstructionRecord) -> str:
     return f"It is {record.state.value.replace('_', ' ')}. {record.reason}".strip()
+
+
+def _closed_for(state: State, run: RunRecord) -> list[local.WhyLine]:
+    """What was in the way of a run, and was closed."""
+    details = [step.detail for step in History(state).steps(run.run) if step.step == "close_blocking"]
+    closed = ", ".join(name for detail in details for name in detail.get("closed", ()))
+    return (
+        [local.WhyLine("run", f"Before run {run.attempt}, what was in its way was closed: {closed}.")] if closed else []
+    )
 
 
 def _attempt(run: RunRecord) -> local.WhyLine:

@@ -15,6 +15,8 @@ from pcm.model.detection import FileDetection
 from pcm.model.facts import Facts
 from pcm.model.instruction import Notify
 from pcm.model.program import Program
+from pcm.service import views
+from pcm.service.asking import Asker
 from pcm.service.machine.linux.blocking import processes_named
 from pcm.service.outlook import Outlook
 from pcm.service.records import InstructionRecord, StepRecord
@@ -106,6 +108,9 @@ def test_what_is_in_the_way_is_asked_to_end_where_the_order_says_so(client: Clie
     assert [outcome.code for outcome in said] == ["blocking.close"]
     assert BLOCKER in said[0].reason
     assert ended.detail == {"closed": [f"{BLOCKER} ({blocker.pid})"], "killed": [], "left": []}
+    outlook = Outlook(client.state, client.machine, CLIENT, Facts(host_name="host", platform="linux-x86_64"))
+    told_why = views.explain(client.state, outlook, Asker(0, "root"), only(client).id, client.now())
+    assert f"closed: {BLOCKER} ({blocker.pid})." in " ".join(line.text for line in told_why.lines)
 
 
 def test_what_does_not_end_is_ended_when_its_time_is_over(client: Client, begin: Begin) -> None:
