@@ -243,7 +243,7 @@ def _note(parsed: argparse.Namespace, places: Places, verb: "Verb", until: datet
     try:
         answer = show.ask(places, verb, until=until, through_socket=True)
     except TransferError as error:
-        if error.code != "local.unreachable" or not os.access(places.database, os.W_OK):
+        if error.code != "local.unreachable" or not os.access(places.state, os.W_OK):
             raise
         answer = show.ask(places, verb, until=until)
     assert isinstance(answer, Accepted)
