@@ -29,6 +29,8 @@ def _terminals(sessions: Path) -> Iterator[str]:
     except OSError:
         return
     for path in files:
+        if not path.is_file():
+            continue  # beside each session stands a pipe, which would never end
         with contextlib.suppress(OSError):
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             yield from (line[4:] for line in lines if line.startswith("TTY=") and _TERMINAL.fullmatch(line[4:]))
