@@ -39,7 +39,8 @@ def target(case: Case, desk: Desk) -> Finding:
         return no("target", text, record.code, Action.DONE, record.state, case.again)
     if record.state is Stage.RUNNING:
         # unhealthy and about to return: recovery finds that by the code, which stays
-        return no("target", record.reason or "It is running.", record.code or "wait.running", state=Stage.RUNNING)
+        text, code = record.reason or "It is running.", record.code or "wait.running"
+        return no("target", text, code, state=Stage.RUNNING, until=record.not_before)
     if record.state is Stage.RESTART_PENDING:
         text = record.reason or "It is done once this computer has restarted."
         return no("target", text, record.code or "wait.restart", state=Stage.RESTART_PENDING)

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from pcm.model.assignment import State as Stage
 from pcm.model.detection import CommandDetection, Detection, FileDetection, Not
@@ -12,7 +13,9 @@ from pcm.model.errors import TransferError
 from pcm.model.package import PackageFile
 from pcm.model.program import ExitCodes, Program
 from pcm.service import recovery
+from pcm.service.plan import Presence
 from pcm.service.records import InstalledRelease, InstructionRecord
+from pcm.service.runner import drain
 from tests.integration.service_engine.trivial import Client, Rebooted
 
 Make = Callable[..., Client]
@@ -195,8 +198,9 @@ def test_a_return_whose_files_do_not_come_is_tried_again_at_the_next_checks(make
     client.check(client.instruction())
     record = only(client)
     assert (record.state, record.code, record.attempts) == (Stage.RUNNING, "health.failed", 1)
-    client.check()
+    made = client.check()
     assert client.counted("undone") == 0, "its back-off is not over"
+    assert made.next_change(client.now()) == record.not_before, "the next check comes when it is"
     object.__setattr__(client.context, "store", losing)
     object.__setattr__(client.context, "bring", real)
     client.shift = timedelta(hours=1)
@@ -216,6 +220,28 @@ def test_what_asked_for_a_restart_is_looked_at_after_it_and_returns_then(make: M
     recovery.reconcile(client.context)
     assert (only(client).state, only(client).code, client.counted("undone")) == (Stage.FAILED, "health.failed", 1)
     assert client.state.releases()["trivial"] == before
+
+
+@pytest.mark.needs("users")
+def test_a_users_program_returns_as_that_user(make: Make, tmp_path: Path) -> None:
+    says = FileDetection(path=str(tmp_path / "never"))
+
+    home = tmp_path / "home"
+    programs = {
+        "install": Program(
+            argv=("/usr/bin/id", "-un"), run_as="user", health=says, health_within_s=1, rollback_to="undo"
+        ),
+        "undo": Program(argv=("/usr/bin/id", "-un"), run_as="user"),
+    }
+    client = Client(home, programs)
+    client.take_in(client.instruction())
+    drain(client.context, lambda _: replace(client.situation(), presence=Presence(("nobody",), "nobody")))
+    first, second = client.context.history.runs(only(client).id, 1)
+    assert first.result is not None
+    assert second.result is not None
+    assert (second.program, second.run_as, second.result.output_tail) == ("undo", "nobody", "nobody\n")
+    assert only(client).reason.endswith("[rollback.done]")
+    client.close()
 
 
 def test_the_steps_of_a_return_are_journalled_under_its_own_run(make: Make) -> None:
