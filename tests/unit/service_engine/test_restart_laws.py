@@ -16,7 +16,7 @@ from pcm.model.instruction import Deferral, Instruction, Notify
 from pcm.model.schedule import Window, open_span
 from pcm.service import restart
 from pcm.service.journal import Journal
-from pcm.service.restart_record import read_open
+from pcm.service.restart_record import Row, read_open
 from pcm.service.restart_rules import LEAST_NOTICE, MOST_TRIES
 from pcm.service.state import State
 from tests.unit.service_engine.making import NOON, instruction
@@ -125,7 +125,7 @@ class Restarts(RuleBasedStateMachine):
         if computer.boot != boot:
             self.told, self.tries = {}, 0
 
-    def check_laws(self, wanted: list[Instruction], row: restart.Row | None) -> None:
+    def check_laws(self, wanted: list[Instruction], row: Row | None) -> None:
         """The computer was just asked to restart."""
         client = self.client
         assert wanted, "nobody wanted it"
