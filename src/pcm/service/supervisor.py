@@ -39,6 +39,7 @@ CHECK_NOW = (
     75  # exit code of an `answer` worker: its asker wants a check (sysexits: temporary failure, no result of ours)
 )
 ALREADY_RUNNING = 6
+NEVER = float("inf")
 FIRST_PAUSE_S = 15.0
 LONGEST_PAUSE_S = 3600.0
 LOGON_S = 5.0  # a session needs a moment until it is complete
@@ -80,7 +81,7 @@ class Supervisor:
         self._ready: dict[int, Callable[[], None]] = {}
         self._admission = Admission()
         self._check: CheckProcess | None = None
-        self._due = clock.boot()
+        self._due, self._brought = clock.boot(), NEVER  # the second: what happened while a check was under way
         self._again = False
         self._logons = logons.Logons()
         self._awaited = self._came = False
@@ -209,10 +210,11 @@ class Supervisor:
             self._bring_forward(_spread() if slept else 0.0)
 
     def _bring_forward(self, delay: float) -> None:
-        self._due = min(self._due, self._occasions.take(self._clock.boot(), delay))
+        self._brought = min(self._brought, self._occasions.take(self._clock.boot(), delay))
+        self._due = min(self._due, self._brought)
 
     def _start_check(self) -> None:
-        self._begun, self._came = self._clock.boot(), False
+        self._begun, self._came, self._brought = self._clock.boot(), False, NEVER
         self._leave_server()  # the check leaves another one
         try:
             check = CheckProcess(self._arguments)
@@ -243,7 +245,7 @@ class Supervisor:
             self._again, self._due = False, self._clock.boot()
         elif said.pause is not None and said.code >= 0:
             self._failures = 0
-            self._due = self._clock.boot() + said.pause
+            self._due = min(self._clock.boot() + said.pause, self._brought)
         else:
             if said.code == ALREADY_RUNNING:
                 self._failures = (

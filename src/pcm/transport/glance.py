@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MAX_HEAD = 8 * 1024  # status line and headers, all 1xx answers included
 MAX_HOLD_S = 86_400
 TOTAL_S = 20.0  # for everything
-CONNECT_S = 10.0
+CONNECT_S = 5.0  # the whole check, which comes next, is more patient
 TLS_1_2 = 0x0303
 KEEPALIVE_S, KEEPALIVE_EACH_S, KEEPALIVE_TRIES = 120, 30, 4  # a peer that is gone is noticed after four minutes
 _WAKE = b"pcm-wake"
