@@ -282,7 +282,10 @@ class LastRefusal(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Status(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer", tag="status"):
-    """Answer to `status`. `unreported`: reports that the site has not acknowledged. `last_contact`: a server answered."""
+    """Answer to `status`. `unreported`: reports that the site has not acknowledged; `unreported_why`: if no server takes any.
+
+    `last_contact`: a server answered.
+    """
 
     enrolled: bool
     agent_version: str
@@ -297,6 +300,7 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer"
     instructions: int = 0
     running: str = ""
     unreported: int = 0
+    unreported_why: str = ""
     ledger_head: str = ""
     refusals: tuple[LastRefusal, ...] = ()
     standing: Standing = Standing()

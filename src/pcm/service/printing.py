@@ -155,7 +155,7 @@ def status(answer: local.Status, *, as_json: bool) -> None:
                 ("Restart", _restart(answer.standing.restart)),
                 ("Last check", tables.when(answer.last_check) or "never"),
                 ("Last contact", f"{tables.when(answer.last_contact) or 'never'} {answer.logon_server}"),
-                ("Unreported", str(answer.unreported)),
+                ("Unreported", f"{answer.unreported} {answer.unreported_why}".rstrip()),
                 ("Ledger head", f"{answer.ledger_head[:40]}…" if answer.ledger_head else "empty"),
             ]
         )

@@ -129,6 +129,7 @@ def show_status(state: State, configuration: ClientConfiguration, client_id: str
         instructions=present,
         running=running[0][0] if running else "",
         unreported=waiting,
+        unreported_why=_why_unreported((*(header.servers.logon if header else ()), *configuration.logon)),
         ledger_head=head[0][0] if head else "",
         refusals=tuple(
             local.LastRefusal(each.code, each.at, each.reason, each.source, each.count)
@@ -136,6 +137,13 @@ def show_status(state: State, configuration: ClientConfiguration, client_id: str
         ),
         standing=show_standing(state, None, now),
     )
+
+
+def _why_unreported(logon: tuple[str, ...]) -> str:
+    """Shares are read with an account that may do nothing else; see `outbox.takes_reports`."""
+    if not all(server.startswith("smb:") for server in logon):
+        return ""
+    return "(the logon servers are shares, which take no reports: name an https logon server too)"
 
 
 def show_ledger(state: State, newest: int = local.MAX_LEDGER_ENTRIES) -> local.Ledger:
