@@ -35,6 +35,7 @@ WRONG_PAUSE = timedelta(hours=24)
 PAUSE = timedelta(hours=4)
 ASKED_PAUSE = timedelta(hours=1)  # a wrong password, although an administrator asks
 _SPREAD = 1.25
+_PORT = 445
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=400)]
 
 
@@ -47,7 +48,8 @@ class AccountFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         keytab: File with the account's Kerberos keys, or
         password_file: file with its password in the first line. Both are read by administrators only.
         protocol: `ntlm` only for file servers that belong to no domain.
-        servers: Hosts that it is for; `*.example.org` are all below it. Default with Kerberos: those of the domain.
+        servers: Hosts that it is for; `*.example.org` are all below it, `nas:4450` is one at another port than SMB's own: on a
+            trusted host, too, anybody may listen somewhere. Default with Kerberos: those of the domain.
     """
 
     user: Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x1f@/\\\"\[\]:;|=,+*?<>]{1,256}$")]
@@ -62,10 +64,11 @@ class AccountFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         default = (f"*.{self.domain}",) if self.protocol == KERBEROS else ()
         return tuple(host.lower() for host in self.servers or default)
 
-    def is_for(self, host: str) -> bool:
+    def is_for(self, host: str, port: int) -> bool:
         """Whether a file server gets this account's credentials."""
+        place = host if port == _PORT else f"{host}:{port}"
         return any(
-            host == pattern or (pattern.startswith("*.") and host.endswith(pattern[1:])) for pattern in self.hosts()
+            place == pattern or (pattern.startswith("*.") and place.endswith(pattern[1:])) for pattern in self.hosts()
         )
 
 
@@ -99,11 +102,13 @@ class Account:
         Raises:
             TransferError: `transfer.no_account`: it is not for this server.
         """
-        host = (urllib.parse.urlsplit(url).hostname or "").lower()
-        if not self._file.is_for(host):
+        parts = urllib.parse.urlsplit(url)
+        host, port = (parts.hostname or "").lower(), parts.port or _PORT
+        if not self._file.is_for(host, port):
+            where = host if port == _PORT else f"{host}:{port}"
             raise transfer_error(
                 "transfer.no_account",
-                f"The account {self.name} is not for {host}, only for {', '.join(self._file.hosts())}: name the server in "
+                f"The account {self.name} is not for {where}, only for {', '.join(self._file.hosts())}: name the server in "
                 "`servers` of account.json if it shall be.",
             )
         return self._encoded

@@ -52,7 +52,7 @@ _ODD = {
     _STOPPED_ON_LINK: "is a link, or lies behind one, which is not followed",
     _NOT_COVERED: "is a DFS link, which is not followed: name the server and share that it leads to",
 }
-_FORBIDDEN = re.compile(r'[\x00-\x1f"*:<>?\\|]')  # [MS-FSCC] 2.1.5; a colon would open another stream of a file
+_FORBIDDEN = re.compile(r'[\x00-\x1f"*/:<>?\\|]')  # [MS-FSCC] 2.1.5; a colon would open another stream of a file
 # What the library raises when a server's messages make no sense
 _NONSENSE = (
     SMBException,

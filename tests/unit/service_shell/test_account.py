@@ -60,7 +60,11 @@ def test_the_file_gives_a_login_with_its_realm(places: Places) -> None:
     ("url", "servers", "holds"),
     [
         (URL, None, True),
-        ("smb://FILES.Example.ORG:4450/pcm/x", None, True),
+        ("smb://FILES.Example.ORG:445/pcm/x", None, True),
+        ("smb://files.example.org:4450/pcm/x", None, False),
+        ("smb://nas:4450/pcm/x", ["nas"], False),
+        ("smb://nas:4450/pcm/x", ["NAS:4450"], True),
+        ("smb://a.lab:4450/pcm/x", ["*.lab:4450"], True),
         ("smb://example.org/pcm/x", None, False),
         ("smb://files.example.org.evil.net/pcm/x", None, False),
         ("smb://evilexample.org/pcm/x", None, False),
