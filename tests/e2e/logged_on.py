@@ -45,6 +45,15 @@ class Desk:
         self.host.shell(f"systemctl stop desk-{user}")
         wait_for(lambda: not self.session_of(user), f"{user} logged off")
 
+    def only(self, *users: str) -> None:
+        """Have these people logged on, and nobody else."""
+        here = set(self.host.shell("cat /run/systemd/sessions/*[0-9] 2>/dev/null | sed -n 's/^USER=//p'").split())
+        for user in sorted(here - set(users)):
+            self.log_off(user)
+        for user in users:
+            if user not in here:
+                self.log_on(user)
+
     def session_of(self, user: str) -> str:
         """Name of the user's session; nothing if there is none."""
         return self.host.shell(_SESSION_OF.format(user=user)).strip().rpartition("/")[2]
