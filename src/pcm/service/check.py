@@ -5,7 +5,6 @@ checks. A server that does not answer, or whose files are refused, never ends it
 as long as its signatures hold (KB Q191293), and what happened is told. Planning happens at every check (KB Q163488).
 """
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -197,7 +196,7 @@ class Check:
 
         header = inbox.read_header(it.state)
         windows = header.windows if header else ()
-        barred = why_barred(it.places.home, os.environ)
+        barred = why_barred(it.places.home)
         look = restart_if_due(RestartDesk(it.state, it.machine, windows, local_zone(), it.clock, it.say, barred))
         seconds = MOST_PAUSE_S if look is None else (look - it.clock()).total_seconds() + 1
         return int(min(max(seconds, LEAST_PAUSE_S), MOST_PAUSE_S))

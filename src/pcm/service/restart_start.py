@@ -5,7 +5,7 @@ Serves step 11, its last part: after `service.runner` has done what is due and `
 recorded durably before, verified by boot id after (KB Q164329). It never ends a program of ours, and asks once for each record.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +36,7 @@ LOOK_AGAIN = timedelta(minutes=5)
 """While somebody may still choose, or log off."""
 INHIBITED = "machine.restart_inhibited"
 RETRY = timedelta(minutes=1)
-ALLOWED = "PCM_TRIAL_RESTARTS"
+ALLOWED = "may-restart"
 
 
 class Desk(NamedTuple):
@@ -51,11 +51,11 @@ class Desk(NamedTuple):
     barred: str = ""
 
 
-def why_barred(home: Path | None, environment: Mapping[str, str]) -> str:
-    """Why this service may not restart the computer: a trial (`--home`) leaves it alone unless the environment allows it."""
-    if home is None or environment.get(ALLOWED) == "yes":
+def why_barred(home: Path | None) -> str:
+    """Why this service may not restart the computer: a trial (`--home`) leaves it alone unless its folder holds `ALLOWED`."""
+    if home is None or (home / ALLOWED).exists():
         return ""
-    return f"A service with --home restarts no computer (unless {ALLOWED}=yes)."
+    return f"A service with --home restarts no computer, unless {home / ALLOWED} is there."
 
 
 def restart_if_due(desk: Desk) -> datetime | None:
