@@ -89,7 +89,7 @@ def why_not_run(record: InstructionRecord, manifest: Manifest | None, asker: Ask
 def _why_not_for(record: InstructionRecord, program: Program, asker: Asker) -> str:
     if not program.user_requestable and not asker.is_administrator:
         return "its packager has not made it for users to ask for"
-    if program.run_as == "user" and asker.is_administrator:
+    if program.run_as != "system" and asker.is_administrator:
         return "it runs as the user who asks for it, and never as an administrator: that user has to ask"
     return "" if may_see(record, asker) else "it is not offered to you"
 

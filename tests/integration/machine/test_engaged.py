@@ -1,13 +1,19 @@
 """Reasons not to disturb somebody, read from folders as Linux and systemd-logind keep them."""
 
+import socket
+import struct
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pcm.service.machine.interface import Engaged, Session
 from pcm.service.machine.linux.engaged import engaged, keeps_screen_on, on_battery, session_path
+from pcm.service.machine.linux.wire import pack, unpack
 
 ADA = 1000
+NETWORK, LOGIN = "org.freedesktop.NetworkManager", "org.freedesktop.login1"
 
 
 def inhibitor(folder: Path, name: str = "1", **changes: str) -> None:
@@ -88,3 +94,76 @@ def test_without_anybody_or_without_a_bus_nothing_is_asked(tmp_path: Path) -> No
 )
 def test_a_sessions_place_on_the_bus(name: str, path: str) -> None:
     assert session_path(name) == f"/org/freedesktop/login1/session/{path}"
+
+
+class Reporting(threading.Thread):
+    """A message bus with services that tell what they are given: `(service, property)` to a typed value. Refuses the rest."""
+
+    def __init__(self, path: Path, told: dict[tuple[str, str], tuple[str, object]]) -> None:
+        super().__init__(daemon=True)
+        self.told = told
+        self.flags: list[int] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self.start()
+
+    def run(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection, connection.makefile("rb") as reading:
+            while reading.readline() != b"BEGIN\r\n":
+                pass
+            connection.sendall(b"OK 0123456789\r\nAGREE_UNIX_FD\r\n")
+            while head := reading.read(16):
+                body_length, serial, fields_length = struct.unpack_from("<III", head, 4)
+                rest = reading.read(fields_length + -fields_length % 8)
+                *_, pairs = unpack("yyyyuua(yv)", head + rest[:fields_length])
+                fields = {code: value for code, (_, value) in pairs}
+                body = reading.read(body_length)
+                self.flags.append(head[2])
+                connection.sendall(self._answer(serial, fields, body))
+
+    def _answer(self, serial: int, fields: dict[int, Any], body: bytes) -> bytes:
+        if fields[3] == "Hello":
+            return message(2, serial, "s", pack("s", (":1.7",)))
+        interface, name = unpack("ss", body)
+        assert interface
+        value = self.told.get((fields[6], name))
+        if value is None:
+            return message(3, serial, "s", pack("s", ("nobody here",)), "org.freedesktop.DBus.Error.ServiceUnknown")
+        return message(2, serial, "v", pack("v", (value,)))
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def message(kind: int, serial: int, signature: str, body: bytes, error: str = "") -> bytes:
+    """A reply, as a bus sends it."""
+    fields: list[tuple[int, tuple[str, Any]]] = [(5, ("u", serial)), (8, ("g", signature))]
+    fields += [(4, ("s", error))] if error else []
+    head = pack("yyyyuua(yv)", (ord("l"), kind, 0, 1, len(body), 1, fields))
+    return head + b"\0" * (-len(head) % 8) + body
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({}, Engaged()),
+        ({(NETWORK, "Metered"): ("u", 1)}, Engaged(("metered",))),
+        ({(NETWORK, "Metered"): ("u", 3)}, Engaged(("metered",))),
+        ({(NETWORK, "Metered"): ("u", 4)}, Engaged()),
+        ({(NETWORK, "Metered"): ("s", "yes")}, Engaged()),
+        ({(LOGIN, "LockedHint"): ("b", True)}, Engaged((), locked=True)),
+        ({(LOGIN, "LockedHint"): ("b", False)}, Engaged()),
+    ],
+)
+def test_what_other_services_tell_is_taken_as_they_mean_it(
+    tmp_path: Path, told: dict[tuple[str, str], tuple[str, object]], expected: Engaged
+) -> None:
+    bus = Reporting(tmp_path / "bus", told)
+    screen = Session("ada", ADA, active=True, remote=False, name="2", kind="wayland")
+    terminal = Session("bob", ADA + 1, active=True, remote=True, name="3", kind="tty")
+    found = engaged([screen, terminal], str(tmp_path / "bus"), tmp_path / "none", tmp_path / "none")
+    bus.close()
+    assert found == expected
+    assert set(bus.flags) == {2}, "asking started a service"

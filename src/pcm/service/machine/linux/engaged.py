@@ -22,12 +22,14 @@ _LOGIN = "org.freedesktop.login1"
 _NETWORK = "org.freedesktop.NetworkManager"
 
 
-def engaged(sessions: Sequence[Session], socket: str = SOCKET) -> Engaged:
+def engaged(
+    sessions: Sequence[Session], socket: str = SOCKET, inhibitors: Path = _INHIBITORS, power: Path = _POWER
+) -> Engaged:
     """What speaks against disturbing those who are logged on now."""
     if not sessions:
         return Engaged()
-    busy = [PRESENTATION] if keeps_screen_on({session.user_id for session in sessions}) else []
-    busy += [BATTERY] if on_battery() else []
+    busy = [PRESENTATION] if keeps_screen_on({session.user_id for session in sessions}, inhibitors) else []
+    busy += [BATTERY] if on_battery(power) else []
     screens = [session for session in sessions if session.kind in _SCREENS]
     try:
         bus = SystemBus(socket)

@@ -14,6 +14,7 @@ import re
 import signal
 import stat
 import sys
+import time
 from pathlib import Path
 
 from pcm.model.errors import MachineError
@@ -74,8 +75,11 @@ def ask_session(runtime: str) -> list[str]:
     """The environment block of this user's own systemd; nothing if there is none, or if it does not answer in time."""
     if not runtime:
         return []
+    place, give_up_s = f"{runtime}/systemd/private", time.monotonic() + PATIENCE_S
+    while not _is_socket(place) and time.monotonic() < give_up_s:
+        time.sleep(0.05)  # somebody has just logged on, and it still starts
     try:
-        bus = Bus(f"{runtime}/systemd/private", PATIENCE_S)
+        bus = Bus(place, PATIENCE_S)
     except MachineError:
         return []
     try:
