@@ -97,6 +97,14 @@ def test_q164329_a_container_that_starts_anew_on_a_running_kernel_has_another_bo
     assert read_boot_id(tmp_path) == alone
 
 
+def test_a_boot_is_what_the_first_process_sees_whatever_this_one_is_shown(tmp_path: Path) -> None:
+    for proc, digits in ((tmp_path, "1" * 32), (tmp_path / "1/root/proc", "2" * 32)):
+        kernel = proc / "sys/kernel/random"
+        kernel.mkdir(parents=True)
+        (kernel / "boot_id").write_text(f"{digits}\n")
+    assert read_boot_id(tmp_path) == "2" * 32
+
+
 def test_rights_and_protection_are_those_of_this_process(machine: Machine, tmp_path: Path) -> None:
     assert machine.is_administrator() == (os.geteuid() == 0)
     assert machine.check_protected(tmp_path) == []
