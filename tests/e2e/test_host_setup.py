@@ -7,14 +7,19 @@ import pytest
 
 from tests.e2e.booted_host import BootedHost
 from tests.e2e.client_packages import NEWER, Built
-from tests.e2e.hosts import PROOF, Site, served_site
+from tests.e2e.hosts import PROOF, Site, served_site, wait_for
 from tests.e2e.packaged_host import PackagedClient
 from tools.packages.tree import source_version
 
 pytestmark = [pytest.mark.needs("nspawn", "packages"), pytest.mark.timeout(600)]
 
 NOT_ALLOWED = 4
-WAIT = f"#!/bin/sh\ntouch {PROOF}/begun\nwhile ! test -e {PROOF}/go; do sleep 0.05; done\necho end >>{PROOF}/ends\n"
+WAIT = f"""\
+#!/bin/sh
+touch {PROOF}/$PCM_PACKAGE.begun
+while ! test -e {PROOF}/$PCM_PACKAGE.go; do sleep 0.05; done
+echo $PCM_PACKAGE >>{PROOF}/ends
+"""
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +138,7 @@ def test_from_nothing_to_a_client_then_newer_in_place_while_a_program_runs(clien
 
     site.publish("slow", "[run]", files={"run": WAIT})
     job = site.order("slow")
-    client.begin(job, f"{PROOF}/begun")
+    client.begin(job, f"{PROOF}/slow.begun")
     worker = client.process("pcmsvc")
     refused = client.type("pcmsvc", "remove")
     assert "A program runs here now" in refused.stderr
@@ -142,10 +147,10 @@ def test_from_nothing_to_a_client_then_newer_in_place_while_a_program_runs(clien
     assert f"version {NEWER} is in use instead of {source_version()}" in newer.stdout
     assert client.process("pcmsvc") == worker  # it was left alone, and so was the tree that it runs from
     assert set(client.host.shell("ls /opt/pcm/versions").split()) == {NEWER, source_version()}
-    client.host.path(f"{PROOF}/go").touch()
+    client.host.path(f"{PROOF}/slow.go").touch()
     known = client.settle(job)
     assert known["results"][0]["exit_code"] == 0
-    assert client.proof("ends") == "end\n"
+    assert client.proof("ends") == "slow\n"
     assert (client.client_id(), client.version(), client.unmet(), client.mess()) == (who, NEWER, set(), [])
     # its own file says the version; the site learns it with the next report
     assert f"Service version: {NEWER}" in client.pcmsvc("status").stdout
@@ -155,15 +160,22 @@ def test_from_nothing_to_a_client_then_newer_in_place_while_a_program_runs(clien
     assert f"Version {NEWER} is here, which is newer than {source_version()}. Nothing was changed." in older.stderr
     assert (client.version(), client.mess()) == (NEWER, [])
 
-    removed = client.type("pcmsvc", "remove")
-    assert removed.returncode == 0, removed.stdout + removed.stderr
-    assert (
-        client.host.shell("ls -d /opt/pcm /usr/bin/pcmsvc /etc/systemd/system/pcmsvc.service /run/pcm 2>/dev/null || :")
-        == ""
-    )
+    site.publish("slower", "[run]", files={"run": WAIT})
+    later = site.order("slower")
+    client.begin(later, f"{PROOF}/slower.begun")
+    client.host.shell("systemd-run --quiet --unit=removal /usr/bin/pcmsvc remove --wait")
+    wait_for(lambda: "inactive" in client.host.shell("systemctl is-active pcmsvc || :"), "the end of the service")
+    assert client.host.shell("systemctl is-active removal") == "active\n"  # it waits for the program
+    client.host.path(f"{PROOF}/slower.go").touch()
+    wait_for(lambda: "inactive" in client.host.shell("systemctl is-active removal || :"), "the end of the removal")
+    assert client.proof("ends") == "slow\nslower\n"
+    left = "ls -d /opt/pcm /usr/bin/pcmsvc /etc/systemd/system/pcmsvc.service /run/pcm 2>/dev/null || :"
+    assert client.host.shell(left) == ""
+
     back = client.type("sh", "/root/newer.run")
     assert back.returncode == 0, back.stdout + back.stderr
     assert (client.client_id(), client.unmet()) == (who, set())
+    assert client.settle(later)["results"][0]["exit_code"] == 0  # the result outlived the removal
     gone = client.type("pcmsvc", "remove", "--purge")
     assert gone.returncode == 0, gone.stdout + gone.stderr
     assert untouched(client)
