@@ -295,6 +295,24 @@ print(json.dumps([int(limit)]))
     assert told(desk, script) == [TASKS_MAX]
 
 
+def test_a_worker_that_dies_loses_no_result(desk: Desk) -> None:
+    begun = """
+wanted = launch("echo begun; sleep 2; echo done; exit 5")
+reference = machine.reference_of(wanted)
+machine.start(wanted, reference)
+(runs / "reference").write_text(json.dumps(reference.to_json()))
+os.kill(os.getpid(), 9)
+"""
+    desk.host.python("-c", SETTING + begun, check=False)
+    script = """
+from pcm.service.machine.interface import RunReference
+found = machine.find_again(RunReference.from_json(json.loads((runs / "reference").read_text())))
+print(json.dumps(finish(found)))
+"""
+    end = End(*told(desk, script))  # type: ignore[arg-type]
+    assert (end.exit_code, end.output) == (5, "begun\ndone\n")
+
+
 def test_logging_off_does_not_end_it_and_is_seen(desk: Desk) -> None:
     desk.log_on("carol")
     end = told(

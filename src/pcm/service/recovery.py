@@ -14,7 +14,7 @@ from pcm.model.assignment import State as Stage
 from pcm.model.errors import MachineError
 from pcm.service import faults
 from pcm.service.journal import Change
-from pcm.service.machine.interface import RunningProgram, RunReference
+from pcm.service.machine.interface import SYSTEM, RunningProgram, RunReference
 from pcm.service.records import InstructionRecord, RunRecord, to_text
 from pcm.service.returning import return_to_last_good, waiting_returns
 from pcm.service.steps.detect import judge, look, release_after, returns, store, wants_health
@@ -107,9 +107,11 @@ def _end_restart(record: InstructionRecord, context: Context) -> bool:
         return False
     manifest = context.history.manifests([record.manifest_sha256]).get(record.manifest_sha256)
     program = None if manifest is None else manifest.programs.get(record.instruction.program)
-    change = judge_restart(look(program, context))
+    runs = context.history.runs(record.id, record.generation)
+    run_as = runs[-1].run_as if runs else SYSTEM
+    change = judge_restart(look(program, context, run_as))
     if program is not None and program.health is not None and change.state is Stage.SUCCEEDED:
-        complaint, _ = check_health(program, context)
+        complaint, _ = check_health(program, context, run_as)
         change = judge_health(change, complaint, program.rollback_to) if complaint else change
     release = None if manifest is None else release_after(record.instruction, manifest, change, context)
     with context.state.transaction():

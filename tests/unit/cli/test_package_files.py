@@ -126,6 +126,19 @@ def test_lint_sees_what_is_never_only_in_the_way_of_one_package(name: str, expec
     assert places == ({"programs.install.blocking_processes[0]"} if expected else set())
 
 
+@pytest.mark.parametrize(("account", "fits"), [("system", False), ("user", True), ("each_user", True)])
+def test_lint_sees_windows_where_there_is_no_screen(account: str, fits: bool) -> None:
+    text = with_command("[dpkg, -i, jq.deb]", f"\n    run_as: {account}\n    interaction: allowed")
+    assert rules(text, "jq.deb") == (set() if fits else {("error", "system-window")})
+
+
+def test_what_may_show_windows_may_ask_questions() -> None:
+    silent = with_command("[apt, install, jq]", "\n    run_as: user")
+    assert rules(silent, "jq.deb") >= {("warning", "interactive")}
+    shown = with_command("[apt, install, jq]", "\n    run_as: user\n    interaction: allowed")
+    assert ("warning", "interactive") not in rules(shown, "jq.deb")
+
+
 def test_lint_looks_into_the_working_directory() -> None:
     text = with_command("[./setup]", "\n    working_directory: bin")
     assert rules(text, "bin/setup", executable=True) == set()
