@@ -29,6 +29,7 @@ ADDRESS = IPv4Address("10.230.255.1")
 SHARE = "site"
 PACKAGES = ("samba", "samba-ad-dc", "samba-ad-provision", "winbind")
 PATIENCE_S = 60
+AUDITING = "    log level = 1 auth_audit:3\n"  # each question about a password, whatever comes of it
 SHARING = f"""
 [{SHARE}]
     path = /srv/site
@@ -88,8 +89,10 @@ class Domain:
         self.host.close()
 
     def _start(self) -> None:
-        with self.host.path("/etc/samba/smb.conf").open("a") as configuration:
-            configuration.write(SHARING)
+        configuration = self.host.path("/etc/samba/smb.conf")
+        provisioned = configuration.read_text()
+        assert provisioned.count("[global]\n") == 1
+        configuration.write_text(provisioned.replace("[global]\n", f"[global]\n{AUDITING}") + SHARING)
         with self.host.path("/etc/hosts").open("a") as hosts:
             hosts.write(f"{ADDRESS} {FULL_NAME} {NAME}\n")
         self.host.boot()
@@ -125,6 +128,11 @@ class Domain:
         shown = self.tool("user", "show", user, f"--attributes={attribute}")
         found = re.search(rf"^{attribute}: (.*)$", shown, re.MULTILINE)
         return found[1].strip() if found else ""
+
+    def questions(self, user: str) -> int:
+        """How often the controller was asked to believe a user's key or password."""
+        log = self.host.path("/var/log/samba/log.samba").read_text(errors="replace")
+        return sum(f"[{user}@{REALM}]" in line or f"[{user}]" in line for line in log.splitlines() if "Auth: [" in line)
 
     def reach(self, client: BootedHost) -> None:
         """Give a client a cable to the domain, names, and an `/etc/krb5.conf`, as joining the domain would."""
