@@ -77,7 +77,7 @@ def build(
 ) -> None:
     """Build in a folder as `make packages` does."""
     answer = subprocess.run(
-        [sys.executable, "-m", "tools.packages", "--level", "1", "--out", str(out), *options],
+        [sys.executable, "-m", "tools.packages", "--level", "0", "--out", str(out), *options],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(folder / "src"), "SOURCE_DATE_EPOCH": MOMENT, **(environment or {})},
         umask=umask,

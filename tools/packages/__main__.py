@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--version", default=None, help="what they say they are (default: the source's version)")
     parser.add_argument("--architecture", choices=ARCHITECTURES, default=None, help="default: this machine's")
     parser.add_argument("--format", choices=FORMATS, action="append", dest="formats", help="only this one (repeatable)")
-    parser.add_argument("--level", type=int, choices=range(1, 10), default=6, help="of compression (default: 6)")
+    parser.add_argument("--level", type=int, choices=range(10), default=6, help="of compression (default: 6)")
     arguments = parser.parse_args()
     try:
         for path in build(
@@ -89,7 +89,7 @@ def build(
         if "rpm" in made:
             make_rpm(tree, work, made["rpm"], version, target, epoch, level)
         if "run" in made:
-            make_setup(tree, made["run"], version, target, epoch)
+            make_setup(tree, made["run"], version, target, epoch, level)
         for path in made.values():
             path.replace(out / path.name)
     return [out / names[name] for name in formats]

@@ -67,11 +67,11 @@ def make_rpm(
     shutil.move(made, target)
 
 
-def make_setup(tree: Path, target: Path, version: str, architecture: Architecture, epoch: int) -> None:
+def make_setup(tree: Path, target: Path, version: str, architecture: Architecture, epoch: int, level: int) -> None:
     """Put the tree behind a shell script that verifies and installs it; `pcm client installer` presets it with a site."""
     payload = io.BytesIO()
     with (
-        gzip.GzipFile("", "wb", compresslevel=6, fileobj=payload, mtime=0) as packed,
+        gzip.GzipFile("", "wb", compresslevel=max(level, 1), fileobj=payload, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
         for path in (tree, *sorted(tree.rglob("*"))):
