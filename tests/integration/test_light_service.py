@@ -66,3 +66,11 @@ def test_the_transfer_process_begins_without_tls_and_can_load_it() -> None:
     assert "ssl" in loaded_by(
         "pcm.transport.start, pcm.transport.wire; pcm.transport.wire.tls_context(None); import ssl"
     )
+
+
+def test_nothing_of_smb_is_loaded_where_there_are_no_shares() -> None:
+    """Half a poll's time, and twice its memory."""
+    service = loaded_by("pcm.service.worker, pcm.service.check, pcm.service.share_client, pcm.transport.client")
+    assert not service & {"smbprotocol", "spnego", "pcm.service.account", "pcm.transport.smb", "pcm.transport.kerberos"}
+    if os.geteuid() != 0 or open_to_all(sys.path):
+        assert not loaded_by("pcm.transport.start") & {"smbprotocol", "spnego", "pcm.transport.smb", "ctypes.util"}

@@ -108,7 +108,11 @@ def check(configuration: SiteConfiguration) -> SiteConfiguration:
     for listed in (configuration.logon, configuration.distribution):
         names = [check_name("server", server.name) for server in listed]
         for server in listed:
-            parse_location(server.location)
+            if parse_location(server.location).kind == "smb" and server.folder is None:
+                raise RequestError(
+                    f"{server.location} is a share: name the folder into which the site writes what lies there.",
+                    code="request.configuration",
+                )
         if len(set(names)) != len(names):
             raise RequestError("Two servers of one kind have the same name.", code="request.configuration")
         if sum(server.folder is None for server in listed) > 1:

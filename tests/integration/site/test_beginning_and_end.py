@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 from pcm.model.errors import MachineError, PcmError, RequestError, StoreError
@@ -221,3 +222,15 @@ def test_an_exposed_online_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError) as raised:
         Serving(tmp_path / "site")
     assert raised.value.code == "request.key_exposed"
+
+
+def test_a_share_needs_a_folder_that_the_site_writes_to(small: SmallSite) -> None:
+    known = configuration.read(small.folder)
+    share = Server("share", "smb://files.example.org/pcm/logon")
+    with pytest.raises(RequestError, match="name the folder") as raised:
+        configuration.check(msgspec.structs.replace(known, logon=(*known.logon, share)))
+    assert raised.value.code == "request.configuration"
+    named = msgspec.structs.replace(share, folder="/mnt/pcm/logon")
+    assert configuration.check(msgspec.structs.replace(known, logon=(*known.logon, named)))
+    with pytest.raises(RequestError, match="http"):
+        configuration.check(msgspec.structs.replace(known, url="smb://files.example.org/pcm"))

@@ -1,6 +1,7 @@
 """The account as it travels, keytabs, what servers and controllers say, and where controllers are: all without a network."""
 
 import struct
+import sys
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,9 @@ from pcm.model.errors import RequestError, Retry, TransferError
 from pcm.transport import smb_codes
 from pcm.transport.framing import ACCOUNT_REFUSALS, CODES, Request, encode_request
 from pcm.transport.kdc import Controller, parse_controller, read_services
+from pcm.transport.pace import Pace
 from pcm.transport.smb_account import KERBEROS, NTLM, Key, Login, encode_login, parse_login, read_keytab
+from pcm.transport.smb_door import SharesDoor
 
 REALM = "EXAMPLE.ORG"
 words = st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), min_size=1, max_size=40)
@@ -47,6 +50,15 @@ def test_an_account_travels_to_file_servers_only(url: str) -> None:
     with pytest.raises(RequestError, match="the account"):
         encode_request(1, Request(url, account="secret"))
     assert b"secret" in encode_request(1, Request("smb://h/s/x", account="secret"))
+
+
+def test_an_installation_that_cannot_read_shares_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "pcm.transport.smb", raising=False)
+    monkeypatch.setitem(sys.modules, "smbprotocol", None)
+    asked = Request("smb://files.example.org/pcm/x", account="x")
+    with pytest.raises(TransferError, match="extra 'smb'") as caught:
+        SharesDoor().open(asked, Pace(asked, 0.0))
+    assert caught.value.code == "transfer.no_smb"
 
 
 # ---- keytabs
