@@ -222,6 +222,7 @@ class History:
                 "DELETE FROM runs WHERE finished = 1 AND ended < ? AND instruction NOT IN (SELECT id FROM instructions)",
                 (limit,),
             )
+            connection.execute("DELETE FROM user_runs WHERE instruction NOT IN (SELECT id FROM instructions)")
 
 
 def _run(row: tuple[Any, ...]) -> RunRecord:

@@ -76,14 +76,18 @@ def drain(context: Context, look: Look) -> Plan:
         if context.journal.adopt(current, now):
             records = {record.id: record for record in context.journal.records()}
         faults.reach("plan.adopted")
-        line = next((each for each in current.due() if (each.id, each.run_as) not in tried), None)
-        if line is None:
-            line = next((each for each in current.to_fetch() if (each.id, each.run_as) not in tried), None)
-            if line is None:
-                return current
-            fetch_early(line, context)
-        else:
+        due = [each for each in current.due() if (each.id, each.run_as) not in tried]
+        if due:
+            # in the plan's order; but what has run for one of many users lets everything else go before the next of them
+            had = {name for name, _ in tried}
+            line = min(due, key=lambda each: each.id in had)
             run_one(line, context)
+        else:
+            early = next((each for each in current.to_fetch() if (each.id, each.run_as) not in tried), None)
+            if early is None:
+                return current
+            line = early
+            fetch_early(line, context)
         tried.add((line.id, line.run_as))
         records[line.id] = context.journal.record(line.id)
 

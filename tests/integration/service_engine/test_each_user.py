@@ -49,7 +49,12 @@ class EachUser:
             "exit_codes": codes,
         }
         fields |= program
-        self.client = Client(folder, {"install": Program(**fields)}, setup=SETUP, machine=machine)
+        self.client = Client(
+            folder,
+            {"install": Program(**fields), "mark": Program(argv=("setup", str(folder)))},
+            setup=SETUP,
+            machine=machine,
+        )
         create_places(find_places(folder))
         self.client.take_in(self.client.instruction(**order))
 
@@ -230,6 +235,23 @@ def test_an_optional_one_runs_for_who_asks(made: Any) -> None:
     each.client.context.journal.request(record.id, ADA, each.client.now())
     each.check(ADA, BOB)
     assert each.ran == [BOB, ADA]
+
+
+def test_many_users_let_another_order_pass(made: Any) -> None:
+    each = made()
+    for_all = each.client.instruction()
+    each.client.take_in(for_all, each.client.instruction(2, program="mark", priority=1))
+    each.check(ADA, BOB, EVE)
+    assert each.ran == [ADA, "0", BOB, EVE]
+
+
+def test_what_is_forgotten_is_forgotten_for_all_users(made: Any) -> None:
+    each = made()
+    each.check(ADA)
+    each.client.take_in()
+    each.check()
+    each.client.context.history.prune(each.client.now() + timedelta(days=1))
+    assert each.client.state.rows("SELECT * FROM user_runs") == []
 
 
 def test_a_new_order_runs_for_everybody_again(made: Any) -> None:
