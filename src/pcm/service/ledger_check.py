@@ -78,6 +78,9 @@ def note_acknowledged(state: State, seq: int) -> None:
     for _, _, report in _reports(kept):
         before, now = state.meta(SITE_KNOWS), f"{report.ledger_total} {report.ledger_head or ''}"
         if _number(before) > report.ledger_total:
+            here = state.rows("SELECT max(seq) FROM ledger")[0][0] or 0
+            if here >= _number(before):
+                return  # a long ledger is told from its beginning, in several reports: another site, or another key
             state.set_meta(BEFORE, before, kept=True)
         if before != now and (before or report.ledger_total):
             state.set_meta(SITE_KNOWS, now, kept=True)

@@ -278,6 +278,16 @@ def test_a_long_ledger_is_told_in_several_reports(office: Office, tmp_path: Path
     assert computer.verify() == []
 
 
+def test_told_from_its_beginning_again_a_ledger_is_no_other(computer: Computer) -> None:
+    """After this computer has become another client: what a first report tells is less than what was known, and nothing was lost."""
+    with computer.opened() as state, state.transaction():
+        state.set_meta(ledger_check.SITE_KNOWS, f"6 {computer.row.ledger_head}", kept=True)
+        [(seq,)] = state.rows("SELECT min(seq) FROM outbox")
+        ledger_check.note_acknowledged(state, seq)
+        assert state.meta(ledger_check.SITE_KNOWS).startswith("6 ")
+        assert ledger_check.entries_before(state) == (0, "")
+
+
 def test_a_service_that_tells_no_numbers_yet_is_no_break(office: Office) -> None:
     client: SmallClient = office.enrolled()
     for head in ("a" * 64, "b" * 64):
