@@ -8,6 +8,7 @@ Exit codes: 0 done; 1 refused or failed (also: a requirement does not hold, the 
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -91,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     add("list", _list, "List instructions: available, coming, done.")
     why = add("why", _why, "Explain the decision about one instruction or job.")
     why.add_argument("id", help="instruction or job")
+    simulated = add("simulate", _simulate, "Show the plan of another time, and what would start then. Changes nothing.")
+    simulated.add_argument(
+        "--at", metavar="TIME", required=True, help="such as +2d, 2026-01-31T22:00 or 2026-01-31T21:00Z"
+    )
+    simulated.add_argument(
+        "--starts", type=int, default=10, metavar="N", help="how many starts to foresee (default 10)"
+    )
     log = add("log", _log, "Show what happened here, or the output of an instruction's last run.")
     log.add_argument("id", nargs="?", help="instruction, job or run")
     ledger = add("ledger", _ledger, "Show everything that ran here as administrator.")
@@ -275,6 +283,22 @@ def _why(parsed: argparse.Namespace, places: Places) -> int:
     answer = show.ask(places, "why", parsed.id)
     assert isinstance(answer, Why)
     show.why(answer, as_json=parsed.json)
+    return DONE
+
+
+def _simulate(parsed: argparse.Namespace, places: Places) -> int:
+    from pcm.service import simulate  # noqa: PLC0415
+    from pcm.service.machine.here import this_machine  # noqa: PLC0415
+
+    machine = this_machine()
+    if places.home is None and not machine.is_administrator():
+        raise MachineError("Only an administrator can look ahead; use sudo.", code="machine.rights")
+    result = simulate.simulate(places, machine, parsed.at, parsed.starts, utc_now())
+    if parsed.json:
+        show.json_line(result)
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(simulate.in_words(result, width))
     return DONE
 
 
