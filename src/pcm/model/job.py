@@ -97,8 +97,8 @@ def _check_optional(order: JobOrder) -> None:
         raise _contradiction(
             "an optional job has no deadline (mandatory_after); make it mandatory or drop the deadline"
         )
-    if order.deferral.times:
-        raise _contradiction("an optional job is never forced, so there is nothing to defer")
+    if order.deferral.times and order.restart_policy != "force":
+        raise _contradiction("an optional job is never forced, so there is nothing to defer but a restart that is")
     if order.notify.countdown_s:
         raise _contradiction("an optional job starts when a user asks, so there is no countdown (notify.countdown_s)")
     if order.recurrence is not None:

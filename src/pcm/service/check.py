@@ -130,7 +130,8 @@ class Check:
         next_check_s = min(self._pause(plan, asked), look_again)
         if problem is None:
             self._leave_rest(next_check_s)
-        return Checked(next_check_s, problem, sent, plan.awaits_logon(), asked.contact, asked.changed)
+        awaits = plan.awaits_logon() or look_again < MOST_PAUSE_S  # a restart that is wanted comes once nobody is there
+        return Checked(next_check_s, problem, sent, awaits, asked.contact, asked.changed)
 
     def _leave_rest(self, next_check_s: int) -> None:
         """Note, for the next check, until when there is nothing to do here but to ask. Last of all: any change ends it."""
@@ -221,7 +222,7 @@ class Check:
             due = plan.due()
             for line in due:
                 it.say(f"{line.instruction.package} {line.instruction.version}: {line.instruction.program} is due.")
-            plan = drain(self._context(), self._look)
+            plan = drain(self._context(), self._look, it.stopping)
             for line in due:
                 record = Journal(it.state).record(line.id)
                 what = f"{record.instruction.package} {record.instruction.version}"

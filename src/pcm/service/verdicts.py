@@ -136,6 +136,17 @@ def has_worked(judged: Change) -> bool:
     return judged.state in {Stage.SUCCEEDED, Stage.RESTART_PENDING}
 
 
+def judge_mark(change: Change, boot_id: str) -> Change:
+    """Say what a success means where the job forces restarts, and the system marked that it needs one while the program ran."""
+    return Change(
+        state=Stage.RESTART_PENDING,
+        code="wait.restart",
+        reason=f"{change.reason} The system says since then that it needs a restart; it is looked at again after that.",
+        restart_boot_id=boot_id,
+        result=change.result,
+    )
+
+
 def judge_restart(detected: Detected) -> Change:
     """Say what becomes of an instruction that waited for a restart, now that the computer has restarted."""
     if detected is Detected.NO:

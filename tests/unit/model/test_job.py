@@ -62,6 +62,8 @@ def test_q174933_a_contradiction_is_refused_with_both_settings(changes: dict[str
     [
         {},
         {"purpose": "optional", "allowed_users": ("ann",)},
+        {"purpose": "optional", "restart_policy": "force", "deferral": Deferral(times=3, max_s=3600)},
+        {"restart_policy": "never"},
         {"mandatory_after": NOW + HOUR, "expires_after": NOW + 9 * HOUR, "deferral": Deferral(times=3, max_s=3600)},
         {"offer_after": NOW - HOUR},
         {"notify": Notify(countdown_s=600), "busy_policy": "ignore", "blocking_policy": "close"},

@@ -21,6 +21,7 @@ from pcm.service.verdicts import (
     judge_end,
     judge_error,
     judge_health,
+    judge_mark,
     judge_restart,
     judge_return,
     judge_unseen,
@@ -109,6 +110,14 @@ def test_q158644_where_nobody_saw_the_end_detection_decides(detected: Detected, 
     change = judge_unseen(result(None), detected, "The service stopped.")
     assert (change.state, change.code) == (state, "run.interrupted")
     assert change.reason.startswith("The service stopped.")
+
+
+def test_q153227_a_mark_of_this_very_run_makes_a_success_wait_for_the_restart() -> None:
+    worked = judge_end(record(), result(0), Detected.YES, 1, "boot")
+    marked = judge_mark(worked, "boot")
+    assert (marked.state, marked.code, marked.restart_boot_id) == (Stage.RESTART_PENDING, "wait.restart", "boot")
+    assert marked.result == worked.result
+    assert "needs a restart" in marked.reason
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,16 @@ from pcm.service.journal import Change
 from pcm.service.machine.interface import SYSTEM, Ended
 from pcm.service.planner_case import removes
 from pcm.service.records import InstalledRelease, InstructionRecord, LedgerEntry, RunRecord
-from pcm.service.verdicts import UNHEALTHY, Detected, has_worked, judge_end, judge_for_user, judge_return, judge_unseen
+from pcm.service.verdicts import (
+    UNHEALTHY,
+    Detected,
+    has_worked,
+    judge_end,
+    judge_for_user,
+    judge_mark,
+    judge_return,
+    judge_unseen,
+)
 from pcm.service.work import Context, Judged, Work
 
 _HERE = frozenset({Stage.SUCCEEDED, Stage.RESTART_PENDING, Stage.ALREADY_INSTALLED})
@@ -54,9 +63,20 @@ def judge(
     else:
         runs = context.history.tries(run)
         verdict = judge_end(record, result, looked, runs, context.machine.boot_id(), ended.ended_by)
+        if verdict.state is Stage.SUCCEEDED and _marked(run, record, context):
+            verdict = judge_mark(verdict, context.machine.boot_id())
     if program is not None and program.run_as == EACH_USER:
         verdict = judge_for_user(verdict)
     return with_verdict(Judged(run, record, manifest, verdict, verdict), verdict)
+
+
+def _marked(run: RunRecord, record: InstructionRecord, context: Context) -> bool:
+    """Whether the job forces restarts, and the system wrote its own mark for one during this run.
+
+    An older mark says nothing about this program (KB Q153227); and where nobody forces it, only the program's own word counts.
+    """
+    forced = record.instruction.restart_policy == "force" and run.run_as == SYSTEM
+    return forced and context.machine.restart_marked(run.started)
 
 
 def with_verdict(judged: Judged, verdict: Change) -> Judged:
