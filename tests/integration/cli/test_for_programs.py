@@ -98,6 +98,7 @@ CALLS = [
     "client kit --out {0}/kit",
     "client approve pc-waits2 --fingerprint {fingerprint}",
     "client resume --all -y",
+    "client accept-ledger pc-json -y",
     "client revoke pc-waits2 -y",
     "audit",
     "token create t",
@@ -115,6 +116,8 @@ def test_every_verb_writes_one_json_document(pcm: Pcm, served: ServedSite, place
     client = enrol(pcm, served, "pc-json")
     waits = enrol(pcm, served, "pc-waits2", token=False)
     fill = {"keys": served.keys, "pass": served.passphrase_file, "site": served.folder, "fingerprint": waits.client_id}
+    for ledger in ({"ledger_total": 1, "ledger_head": "a" * 64}, {}):  # it had one entry, and has none now
+        post_signed(f"{served.url}/logon/reports", client.report("lab", **ledger), client)
     called = set()
     for line in CALLS:
         arguments = line.format(place, **{"job": "", "token": "", **fill}).split()
