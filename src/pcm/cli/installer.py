@@ -16,6 +16,7 @@ from pcm.cli.contexts import write_private
 from pcm.cli.duration import DURATION
 from pcm.cli.settings import Settings
 from pcm.cli.setup_file import read_setup
+from pcm.cli.verbs import Verb
 from pcm.model.errors import RequestError
 from pcm.protocol import codec
 from pcm.protocol.admin import EnrolmentTokenAnswer, EnrolmentTokenRequest
@@ -24,7 +25,7 @@ from pcm.protocol.enrolment import ClientConfiguration
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command("installer")
+@click.command("installer", cls=Verb)
 @click.option(
     "--base",
     type=FILE,
