@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pcm.model.errors import MachineError, Retry
 from pcm.service.machine.linux import power
 from pcm.service.machine.linux.terminals import tell
 
@@ -82,3 +83,13 @@ def test_q153227_a_stale_mark_asks_for_nothing(tmp_path: Path, monkeypatch: pyte
     ahead = (datetime.now(UTC) + timedelta(days=1)).timestamp()
     os.utime(mark, (ahead, ahead))
     assert not power.was_marked(began), "written before the clock was set back"
+
+
+def test_a_computer_that_systemd_does_not_run_says_that_it_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never tried where it could succeed: this is somebody's own computer."""
+    monkeypatch.setattr(power, "_SYSTEMD_STATE", tmp_path / "none")
+    with pytest.raises(MachineError, match="by hand") as caught:
+        power.restart("a test", ignore_inhibitors=True)
+    assert (caught.value.code, caught.value.retry) == ("machine.cannot_restart", Retry.NEVER)
