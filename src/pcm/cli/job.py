@@ -25,6 +25,41 @@ def command() -> None:
     """Order programs onto groups, and follow them."""
 
 
+_ABOUT_PEOPLE = (
+    click.option(
+        "--notify/--no-notify", default=True, show_default=True, help="Whether users are told that it starts."
+    ),
+    click.option(
+        "--countdown", type=DURATION, default=0, help="How long before its start whoever is logged on is told."
+    ),
+    click.option(
+        "--busy",
+        "busy_policy",
+        type=click.Choice(["delay", "ignore"]),
+        default="delay",
+        show_default=True,
+        help="While somebody is busy: wait (as long as --defer-for allows), or start all the same.",
+    ),
+    click.option(
+        "--blocking",
+        "blocking_policy",
+        type=click.Choice(["wait", "close"]),
+        default="wait",
+        show_default=True,
+        help="Programs in its way: wait until their users close them, or ask and then close them.",
+    ),
+    click.option(
+        "--restart",
+        "restart_policy",
+        type=click.Choice(["never", "ask", "force"]),
+        default="ask",
+        show_default=True,
+        help="If it needs one: leave it to others, let users choose when within limits, or do it after a warning.",
+    ),
+)
+"""What is done about whoever sits at the computer."""
+
+
 def _ordering(function: Any) -> Any:
     """The options of `create` and `plan`."""
     for option in reversed(
@@ -56,36 +91,7 @@ def _ordering(function: Any) -> Any:
             click.option("--ignore-windows", is_flag=True, help="Run outside maintenance windows too."),
             click.option("--defer-times", type=click.IntRange(0, 100), default=0, help="How often users may postpone."),
             click.option("--defer-for", type=DURATION, default=0, help="How long past the deadline they may."),
-            click.option(
-                "--notify/--no-notify", default=True, show_default=True, help="Whether users are told that it starts."
-            ),
-            click.option(
-                "--countdown", type=DURATION, default=0, help="How long before its start whoever is logged on is told."
-            ),
-            click.option(
-                "--busy",
-                "busy_policy",
-                type=click.Choice(["delay", "ignore"]),
-                default="delay",
-                show_default=True,
-                help="While somebody is busy: wait (as long as --defer-for allows), or start all the same.",
-            ),
-            click.option(
-                "--blocking",
-                "blocking_policy",
-                type=click.Choice(["wait", "close"]),
-                default="wait",
-                show_default=True,
-                help="Programs in its way: wait until their users close them, or ask and then close them.",
-            ),
-            click.option(
-                "--restart",
-                "restart_policy",
-                type=click.Choice(["never", "ask", "force"]),
-                default="ask",
-                show_default=True,
-                help="If it needs one: leave it to others, let users choose when within limits, or do it after a warning.",
-            ),
+            *_ABOUT_PEOPLE,
             click.option(
                 "--user", "users", multiple=True, help="Who may ask for it (optional jobs). Default: everybody."
             ),
