@@ -7,6 +7,7 @@ least of the repeats are kept. A figure stands beside a peer or a limit of this 
 import json
 import os
 import resource
+import socket
 import statistics
 import subprocess
 import time
@@ -196,10 +197,17 @@ def cpu_ms(action: Callable[[], object]) -> float:
     return (time.process_time() - begun) * 1000
 
 
-def run_child(argv: Sequence[str]) -> Spent:
-    """Run a program to its end, its output thrown away; costs include what it waited for itself."""
-    with Path(os.devnull).open("r+b") as nothing:
-        actions = [(os.POSIX_SPAWN_DUP2, nothing.fileno(), descriptor) for descriptor in (0, 1, 2)]
+def run_child(argv: Sequence[str], *, through_socket: bool = False) -> Spent:
+    """Run a program to its end, its output thrown away; costs include what it waited for itself.
+
+    Args:
+        through_socket: Its standard output is a Unix socket, as the service gives one to its workers.
+    """
+    ours, its = socket.socketpair()
+    with Path(os.devnull).open("r+b") as nothing, ours, its:
+        output = its.fileno() if through_socket else nothing.fileno()
+        to = (nothing.fileno(), output, nothing.fileno())
+        actions = [(os.POSIX_SPAWN_DUP2, source, descriptor) for descriptor, source in enumerate(to)]
         begun = time.perf_counter()
         process_id = os.posix_spawnp(argv[0], list(argv), dict(os.environ), file_actions=actions)
         _, status, usage = os.wait4(process_id, 0)
@@ -233,6 +241,11 @@ def cpu_seconds(process_id: int) -> float:
     """Processor time of a process so far, with all of its threads and the children that it has reaped."""
     fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
     return sum(int(fields[at]) for at in (11, 12, 13, 14)) / _TICKS
+
+
+def on_processor_s(process_id: int) -> float:
+    """Seconds that one process has had a processor, to the nanosecond, without its children."""
+    return int(Path(f"/proc/{process_id}/schedstat").read_text().split()[0]) / 1e9
 
 
 def memory_kib(process_id: int) -> tuple[int, int]:

@@ -41,7 +41,8 @@ from pcm.trust import metadata, package_repository
 
 BIN = Path(sys.executable).parent
 _TOOLS = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-_WORKER = "import sys; from pcm.service.worker import main; sys.exit(main())"
+_WORKER = "import sys; sys.path[:] = sys.argv.pop(1).split(chr(10)); from {} import main; sys.exit(main())"
+_WHOLE, _FIRST = "pcm.service.worker", "pcm.service.quick_check"
 
 
 @contextmanager
@@ -111,9 +112,11 @@ class EnrolledClient:
         """The command line of one of its commands."""
         return [str(BIN / "pcmsvc"), "--home", str(self.home), *arguments]
 
-    def worker(self) -> list[str]:
-        """The command line with which the supervisor starts a check."""
-        return [sys.executable, "-I", "-c", _WORKER, "check", "--home", str(self.home)]
+    def worker(self, *, whole: bool = False) -> list[str]:
+        """The command line with which the supervisor starts a check. `whole`: what that goes on with if there may be work."""
+        path = "\n".join(entry for entry in sys.path if entry.startswith("/"))
+        code = _WORKER.format(_WHOLE if whole else _FIRST)
+        return [sys.executable, "-I", "-S", "-c", code, path, "check", "--home", str(self.home)]
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """What it costs a client to learn that nothing is new: one check by the worker that the supervisor starts.
 
-The client is enrolled at a site that `pcm site serve` serves; a proxy between them counts. Beside it: an interpreter that
-does nothing, and bare clients that ask for the same file with the same headers and get the same 304.
+The client is enrolled at a site that `pcm site serve` serves; a proxy between them counts. The check is the one that follows on a
+whole check, as nearly all do: it rests on that one's note, asks, and leaves a connection at the server that stirs when there is
+news. The whole check stands beside it. Peers: an interpreter that does nothing, and bare clients that ask for the same file with
+the same headers and get the same 304.
 """
 
 import shutil
@@ -15,6 +17,7 @@ from pcm.service.identity import load_identity
 from pcm.transport.signing import sign_request
 
 REPEATS = 11
+AIM_MS = 80.0
 _GET = (
     "import http.client, sys; "
     "host, port, path, *fields = sys.argv[1:]; "
@@ -50,6 +53,7 @@ def _in_clear(report: Report, served: ServedSite, client: EnrolledClient) -> Non
     curl = ["curl", "-sf", "-o", "/dev/null", *(part for text in as_text for part in ("-H", text)), url]
     commands = {
         "poll": client.worker(),
+        "whole check": client.worker(whole=True),
         "python -c pass": [sys.executable, "-I", "-c", "pass"],
         "bare http.client": get,
     }
@@ -60,12 +64,12 @@ def _in_clear(report: Report, served: ServedSite, client: EnrolledClient) -> Non
 
     def perform(name: str) -> float:
         served.wire.reset()
-        done = run_child(commands[name])
+        done = run_child(commands[name], through_socket=name in ("poll", "whole check"))
         if done.code != 0:
             raise RuntimeError(f"{name} ended with {done.code}")
         wires[name] = (served.wire.requests, served.wire.up, served.wire.down)
         spent[name].append(done)
-        if name == "poll" and served.wire.statuses != b"304 ":
+        if name == "poll" and served.wire.statuses != b"200 ":  # an answer that has begun
             raise RuntimeError(f"the poll was not idle: {served.wire.statuses!r}")
         return done.wall_ms
 
@@ -77,6 +81,7 @@ def _in_clear(report: Report, served: ServedSite, client: EnrolledClient) -> Non
     report.add(
         "idle poll: bytes on the wire, both directions", up + down, "B", peer=(peer, sum(wires[peer][1:])), at_most=1024
     )
+    report.add("idle poll: CPU", cpus["poll"].median, "ms", at_most=AIM_MS)
     for name in commands:
         if name != "poll":
             report.add(f"idle poll: CPU, beside {name}", cpus["poll"].median, "ms", peer=(name, cpus[name].median))
@@ -87,26 +92,32 @@ def _in_clear(report: Report, served: ServedSite, client: EnrolledClient) -> Non
         peer=("bare http.client", cpus["bare http.client"].least),
     )
     report.add(
-        "idle poll: wall clock", walls["poll"].median, "ms", peer=("bare http.client", walls["bare http.client"].median)
+        "idle poll: wall clock",
+        walls["poll"].median,
+        "ms",
+        peer=("bare http.client", walls["bare http.client"].median),
+        at_most=AIM_MS,
     )
 
 
 def _under_tls(report: Report, served: ServedSite, client: EnrolledClient) -> None:
-    walls, cpus, amounts = Sample(), Sample(), Sample()
+    kinds = {"idle poll": client.worker(), "whole check": client.worker(whole=True)}
+    walls, cpus, amounts = ({name: Sample() for name in kinds} for _ in range(3))
     nothing = Sample()
     for _ in range(REPEATS):
-        served.wire.reset()
-        done = run_child(client.worker())
-        if done.code != 0:
-            raise RuntimeError(f"a poll under TLS ended with {done.code}")
-        walls.values.append(done.wall_ms)
-        cpus.values.append(done.cpu_ms)
-        amounts.values.append(served.wire.bytes)
-        nothing.values.append(
-            run_child([sys.executable, "-I", "-c", "import ssl; ssl.create_default_context()"]).cpu_ms
-        )
-    report.add(
-        "idle poll under TLS: CPU", cpus.median, "ms", peer=("python -c 'import ssl', one context", nothing.median)
-    )
-    report.add("idle poll under TLS: wall clock", walls.median, "ms")
-    report.add("idle poll under TLS: bytes, handshake included", amounts.median, "B")
+        for name, command in kinds.items():
+            served.wire.reset()
+            done = run_child(command, through_socket=True)
+            if done.code != 0:
+                raise RuntimeError(f"a {name} under TLS ended with {done.code}")
+            walls[name].values.append(done.wall_ms)
+            cpus[name].values.append(done.cpu_ms)
+            amounts[name].values.append(served.wire.bytes)
+        context = "import ssl; ssl.create_default_context()"
+        nothing.values.append(run_child([sys.executable, "-I", "-c", context]).cpu_ms)
+    beside = ("python -c 'import ssl', one context", nothing.median)
+    for name in kinds:
+        most = AIM_MS if name == "idle poll" else None
+        report.add(f"{name} under TLS: CPU", cpus[name].median, "ms", peer=beside, at_most=most)
+        report.add(f"{name} under TLS: wall clock", walls[name].median, "ms", at_most=most)
+        report.add(f"{name} under TLS: bytes, handshake included", amounts[name].median, "B")

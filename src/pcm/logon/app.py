@@ -140,7 +140,10 @@ class LogonApp:
         return None if content is None else f'"{hash_of(content)}"', content
 
     def _waiting_place(self, scope: Scope, client_id: str) -> ASGIApp:
-        """Let a client wait until its timestamp is another than the one that it knows (`?known=`, an entity tag)."""
+        """Let a client wait until its timestamp is another than the one that it knows (`?known=`, an entity tag).
+
+        An answer that begins (200) says that nothing is new; 204, that something is.
+        """
         wakes = self._wakes
         known = _KNOWN.match(scope.get("query_string", b""))
         if wakes is None or known is None:
@@ -148,8 +151,11 @@ class LogonApp:
         if not wakes.has_room(client_id):
             raise StoreError("As many clients wait here as can; ask at the next poll.", code="store.busy")
         tag = f'"{known[1].decode()}"'
-        if self._newest(client_id)[0] is None:
+        newest, _ = self._newest(client_id)
+        if newest is None:
             raise RequestError("There are no instructions for this client yet.", code="not_found")
+        if newest != tag:
+            return Response(status_code=204, headers={"cache-control": "no-store"})
 
         async def wait(_scope: Scope, receive: Receive, send: Send) -> None:
             await wakes.wait(client_id, lambda: self._newest(client_id)[0] != tag, receive, send)

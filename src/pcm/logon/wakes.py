@@ -38,6 +38,12 @@ class Wakes:
 
     def __init__(self, clients: Path, *, hold_s: int = HOLD_S, look_s: float | None = LOOK_S, most: int = MOST) -> None:
         self.hold_s = hold_s
+        self._headers = [
+            (b"cache-control", b"no-store"),
+            (b"content-type", b"text/plain"),
+            (b"pcm-wake", b"%d" % hold_s),
+            (b"x-accel-buffering", b"no"),
+        ]
         self._clients = str(clients)
         self._look_s = look_s
         self._most = min(most, max(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARED_FILES))
@@ -71,7 +77,7 @@ class Wakes:
         """
         waiter = self._enter(client_id)
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            await send({"type": "http.response.start", "status": 200, "headers": self._headers})
             await send({"type": "http.response.body", "body": b"", "more_body": True})
             if not is_news():
                 await waiter.wait(receive, self.hold_s)
@@ -142,9 +148,6 @@ class Wakes:
             self._looking.cancel()
         for waiter in list(self._waiting.values()):
             waiter.let_go()
-
-
-_HEADERS = [(b"cache-control", b"no-store"), (b"content-type", b"text/plain"), (b"x-accel-buffering", b"no")]
 
 
 class _Waiter:

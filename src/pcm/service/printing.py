@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
@@ -16,11 +16,13 @@ from pcm.model.errors import RequestError
 from pcm.protocol import local
 from pcm.protocol.local import LocalRequest, Verb
 from pcm.service import local_client, tables
-from pcm.service.check import Checked
-from pcm.service.enrolment import Enrolled
-from pcm.service.log import Event, Output
 from pcm.service.places import Places
 from pcm.service.worker import utc_now
+
+if TYPE_CHECKING:  # a whole check, which most commands never load
+    from pcm.service.check import Checked
+    from pcm.service.enrolment import Enrolled
+    from pcm.service.log import Event, Output
 
 
 def ask(
@@ -78,7 +80,7 @@ def progress(line: str) -> None:
     _put(f"{utc_now():%H:%M:%S}  {tables.printable(line)}")
 
 
-def enrolled(result: Enrolled, site: str, *, as_json: bool) -> None:
+def enrolled(result: "Enrolled", site: str, *, as_json: bool) -> None:
     """The end of an enrolment."""
     identity = result.identity
     if as_json:
@@ -105,7 +107,7 @@ def requirements(found: Sequence[local.Requirement], *, as_json: bool) -> None:
             _put(f"       → {tables.printable(each.remedy)}")
 
 
-def checked(result: Checked, *, as_json: bool) -> None:
+def checked(result: "Checked", *, as_json: bool) -> None:
     """The end of one check."""
     problem = result.problem
     if as_json:
@@ -205,7 +207,7 @@ def why(answer: local.Why, *, as_json: bool) -> None:
         _put(f"  {'yes' if line.holds else 'NO '}  {line.about + ':':<12} {tables.printable(line.text)}{code}")
 
 
-def events(found: Sequence[Event], *, as_json: bool) -> None:
+def events(found: "Sequence[Event]", *, as_json: bool) -> None:
     """The log."""
     if as_json:
         json_line({"events": [each._asdict() for each in found]})
@@ -216,7 +218,7 @@ def events(found: Sequence[Event], *, as_json: bool) -> None:
     _put(tables.table(("at", "what", "code"), rows, notes=notes, width=_width(), empty=empty))
 
 
-def output(found: Output, *, as_json: bool) -> None:
+def output(found: "Output", *, as_json: bool) -> None:
     """What a run wrote; terminals get no control characters."""
     if as_json:
         json_line(found._asdict())

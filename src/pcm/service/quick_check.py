@@ -122,7 +122,7 @@ def send(errand: Errand, account: tuple[int, int]) -> Glanced:
             os.close(writing)
             writing = -1
             its.close()
-            return listen(mine, question=bool(errand.question))
+            return listen(mine)
         finally:
             child.signal(9)
             child.reap()
@@ -133,8 +133,8 @@ def send(errand: Errand, account: tuple[int, int]) -> Glanced:
         its.close()
 
 
-def listen(its: _socket.socket, *, question: bool) -> Glanced:
-    """Take in what the glance says, up to its end. A connection counts only after an answer, where one was asked for."""
+def listen(its: _socket.socket) -> Glanced:
+    """Take in what the glance says, up to its end."""
     deadline = time.monotonic() + PATIENCE_S
     poller = select.poll()
     poller.register(its, select.POLLIN)
@@ -150,7 +150,7 @@ def listen(its: _socket.socket, *, question: bool) -> Glanced:
         if not more:
             break
         said += more
-    status, wake_s, parked = parse_said(said, question=question)
+    status, wake_s, parked = parse_said(said)
     if given >= 0 and not (parked and resident.is_tcp(given)):
         close(given)
         given = -1

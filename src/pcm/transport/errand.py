@@ -18,8 +18,8 @@ class Errand:
         tls: Whether to speak TLS.
         host: Name or address, ASCII, an IPv6 address without brackets.
         ca_file: PEM file of authorities; empty: those of the system.
-        question: A whole GET request with If-None-Match, signed; empty: nothing is asked first.
-        parking: A whole GET request for the waiting place; empty: none.
+        question: A whole GET request with If-None-Match, signed; empty: none.
+        parking: A whole GET request for the waiting place, signed; empty: none. It goes first.
     """
 
     def __init__(self, tls: bool, host: str, port: int, ca_file: str, question: bytes, parking: bytes) -> None:
@@ -66,16 +66,14 @@ def is_number(word: bytes) -> bool:
     return word.isdigit() and len(word) < 9
 
 
-def parse_said(said: bytes, *, question: bool) -> tuple[int, int, bool]:
+def parse_said(said: bytes) -> tuple[int, int, bool]:
     """Read what a glance said until its end.
 
-    Args:
-        question: Whether it was to ask one; else it was only to leave a connection.
-
     Returns:
-        The status (0: it brought none), for how many seconds clients may wait there, and whether it left a connection.
+        The status (304: not changed; 0: it brought none), for how many seconds clients may wait there, and whether it left a
+        connection.
     """
-    line, _, rest = said.partition(b"\n") if question else (b"status 304 0", b"", said)
+    line, _, rest = said.partition(b"\n")
     words = line.split(b" ")
     if len(words) != 3 or words[0] != b"status" or not all(map(is_number, words[1:])):
         return 0, 0, False

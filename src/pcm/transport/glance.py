@@ -2,9 +2,10 @@
 
 Serves step 6, in a process of its own without rights, like `transfer` and hardened like it, but with as little in it as can be:
 it starts for every check of every client, and most find nothing new. `service.quick_check` hands it an errand: where to, and one
-or two requests, signed and written out whole. It asks the first one. If the answer is 'not changed', it sends the second on the
-same connection: the server begins an answer at once and ends it when something has changed. That connection goes to the
-service, which neither reads nor writes it: it only waits for it to stir. The bytes of networks are read here and nowhere else.
+or two requests, signed and written out whole. The one asks to wait for news: a server that has none begins an answer at once and
+ends it when something has changed. That connection goes to the service, which neither reads nor writes it: it only waits for it
+to stir. Where a server lets nobody wait, the other request asks whether anything has changed, and that is all. The bytes of
+networks are read here and nowhere else.
 
 It understands status lines, the name of one header and nothing more; whatever else a server says ends the glance, and then the
 whole check (`transfer`, with all its limits) asks again. It follows nothing, holds no key, keeps no file. It never decides: what
@@ -36,6 +37,7 @@ CONNECT_S = 5.0  # the whole check, which comes next, is more patient
 TLS_1_2 = 0x0303
 KEEPALIVE_S, KEEPALIVE_EACH_S, KEEPALIVE_TRIES = 120, 30, 4  # a peer that is gone is noticed after four minutes
 _WAKE = b"pcm-wake"
+_NO_PLACE = frozenset((404, 429, 503))  # a server that does not let clients wait, or not so many; all else is an answer
 
 
 class Head:
@@ -44,14 +46,12 @@ class Head:
     Attributes:
         status: 200 to 599.
         wake_s: For how long the server lets clients wait for changes, in seconds; 0: it does not.
-        stays: Whether the connection may be used for another request.
         extra: Bytes after the head.
     """
 
-    def __init__(self, status: int, wake_s: int, stays: bool, extra: bytes) -> None:
+    def __init__(self, status: int, wake_s: int, extra: bytes) -> None:
         self.status = status
         self.wake_s = wake_s
-        self.stays = stays
         self.extra = extra
 
 
@@ -78,7 +78,7 @@ def parse_head(data: bytes) -> Head | None:
         if not 99 < status < 200 or status == 101:
             raise ValueError("not HTTP")
         data = data[end + 4 :]  # an interim answer says nothing
-    wake_s, stays = 0, version == b"HTTP/1.1"
+    wake_s = 0
     for line in lines:
         name, colon, value = line.partition(b":")
         if not colon or not name or name != name.strip():
@@ -86,9 +86,7 @@ def parse_head(data: bytes) -> Head | None:
         name, value = name.lower(), value.strip(b" \t")
         if name == _WAKE and is_number(value):
             wake_s = min(int(value), MAX_HOLD_S)
-        elif name == b"connection" and value.lower() != b"keep-alive":
-            stays = False
-    return Head(status, wake_s, stays, data[end + 4 :])
+    return Head(status, wake_s, data[end + 4 :])
 
 
 class Socket(_socket.socket):
@@ -189,37 +187,48 @@ def _connect(host: str, port: int, deadline: float) -> Socket:
 def glance(
     errand: Errand, deadline: float, say: "Callable[[bytes], None]", give: "Callable[[_socket.socket], None]"
 ) -> None:
-    """Do an errand.
+    """Do an errand: wait at the server, which says so only if nothing is new; where that cannot be, just ask.
 
     Args:
-        say: Is told `status 304 3600` (the second number: seconds that a client may wait here), or `failed`.
-        give: Is handed a parked connection.
+        say: Is told `status 304 3600` (not changed; the second number: seconds that a client may wait there), or `failed`.
+        give: Is handed a connection that waits.
     """
     try:
-        sock = _connect(errand.host, errand.port, min(deadline, time.monotonic() + CONNECT_S))
-    except OSError:
-        say(b"failed\n")
-        return
-    try:
-        connection = Connection(sock, errand, deadline)
-        if _may_park(connection, errand, say):
-            _watch_peer(sock)
-            give(sock)
+        if errand.parking:
+            with _Line(errand, deadline) as connection:
+                head = connection.ask(errand.parking)
+                if head.status == 200 and not head.extra and connection.is_quiet():
+                    _watch_peer(connection.socket)
+                    say(b"status 304 %d\n" % head.wake_s)
+                    give(connection.socket)
+                    return
+            if head.status not in _NO_PLACE or not errand.question:
+                say(b"status %d 0\n" % (head.status if head.status != 304 else 0))
+                return
+        with _Line(errand, deadline) as connection:
+            head = connection.ask(errand.question)
+            say(b"status %d %d\n" % (head.status if not head.extra else 0, head.wake_s))
     except (OSError, ValueError):
         say(b"failed\n")
-    finally:
-        sock.close()
 
 
-def _may_park(connection: Connection, errand: Errand, say: "Callable[[bytes], None]") -> bool:
-    """Ask the question; then for the waiting place. Whether the connection waits there now."""
-    if errand.question:
-        head = connection.ask(errand.question)
-        say(b"status %d %d\n" % (head.status, head.wake_s))
-        if head.status != 304 or head.extra or not (head.wake_s and head.stays and errand.parking):
-            return False
-    parked = connection.ask(errand.parking)
-    return parked.status == 200 and not parked.extra and connection.is_quiet()
+class _Line:
+    """A connection, closed at the end of the block."""
+
+    def __init__(self, errand: Errand, deadline: float) -> None:
+        self._errand = errand
+        self._deadline = deadline
+        self._socket = _connect(errand.host, errand.port, min(deadline, time.monotonic() + CONNECT_S))
+
+    def __enter__(self) -> Connection:
+        try:
+            return Connection(self._socket, self._errand, self._deadline)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
 
 
 def _watch_peer(sock: _socket.socket) -> None:

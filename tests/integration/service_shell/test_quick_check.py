@@ -70,13 +70,30 @@ def test_an_idle_check_asks_once_changes_no_database_and_leaves_a_connection(cli
     assert (done.code, done.whole, done.says(b"contact"), done.says(b"news")) == (0, False, True, False)
     assert done.pause is not None
     assert 1800 * 0.84 < done.pause < 1800 * 1.16
-    assert b" 304 " in http.wire.seen
-    assert http.wire.requests == 2  # the poll, and the place to wait
+    assert http.wire.requests == 1  # to wait is to ask
+    assert http.wire.size < 1024
     assert done.wake_s == 14_400
     assert not done.stirs_within(0.3)
     after = client.places.database.stat()
     assert (database.st_mtime_ns, database.st_ino) == (after.st_mtime_ns, after.st_ino)
     done.close()
+
+
+def test_a_server_that_refuses_is_looked_at_whole(client: Client, http: HttpSite) -> None:
+    note = rest.read_rest(str(note_of(client)))
+    assert note is not None
+    note.park = note.park.replace("/wake", "/elsewhere")
+    note_of(client).write_bytes(note.encode())
+    http.wire.reset()
+    done = check(client)
+    assert (done.whole, done.code, done.says(b"contact")) == (True, 0, True)  # 401: it was signed for another place
+    done.close()
+
+
+def test_without_a_supervisor_nobody_waits(client: Client, http: HttpSite) -> None:
+    http.wire.reset()
+    assert client.worker_check().returncode == 0
+    assert b"/wake" not in http.wire.seen
 
 
 def test_it_notes_that_it_was_there(client: Client, http: HttpSite) -> None:
@@ -257,7 +274,7 @@ def test_the_glance_has_no_rights(client: Client, http: HttpSite) -> None:
         connection, _ = silent.accept()
         with connection:
             connection.recv(1000)
-            [glance] = processes_named("pcm.transport.glance")
+            [glance] = children_named("pcm.transport.glance", str(client.home))
             told = dict(
                 line.split(":\t", 1)
                 for line in Path(f"/proc/{glance}/status").read_text().splitlines()
@@ -273,15 +290,18 @@ def test_the_glance_has_no_rights(client: Client, http: HttpSite) -> None:
     assert "Max processes             0" in limits
 
 
-def processes_named(module: str) -> list[int]:
+def children_named(module: str, of: str) -> list[int]:
+    """Processes that run this module, started by one that has `of` in its command line."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in Path("/proc").glob("[0-9]*"):
         try:
-            words = path.read_bytes().split(b"\0")
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
+            theirs = Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if module.encode() in words:
-            found.append(int(path.parent.name))
+        if module.encode() in words and of.encode() in theirs:
+            found.append(int(path.name))
     return found
 
 

@@ -19,7 +19,7 @@ PIECES = st.sampled_from(
 def test_a_head_is_read() -> None:
     head = parse_head(b"HTTP/1.1 304 Not Modified\r\nETag: x\r\nPcm-Wake:  3600 \r\n\r\nrest")
     assert head is not None
-    assert (head.status, head.wake_s, head.stays, head.extra) == (304, 3600, True, b"rest")
+    assert (head.status, head.wake_s, head.extra) == (304, 3600, b"rest")
 
 
 def test_half_a_head_waits_for_the_rest() -> None:
@@ -32,13 +32,6 @@ def test_interim_answers_are_passed_over() -> None:
     head = parse_head(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\npcm-wake: 5\r\n\r\nHTTP/1.1 304 x\r\n\r\n")
     assert head is not None
     assert (head.status, head.wake_s) == (304, 0)
-
-
-def test_a_connection_that_closes_is_not_asked_again() -> None:
-    for line in (b"HTTP/1.1 304 x\r\nConnection: close\r\n\r\n", b"HTTP/1.0 304 x\r\n\r\n"):
-        head = parse_head(line)
-        assert head is not None
-        assert not head.stays
 
 
 def test_nobody_makes_it_wait_for_ever() -> None:
@@ -112,28 +105,26 @@ def test_malformed_errands_are_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "question", "understood"),
+    ("said", "understood"),
     [
-        (b"status 304 3600\nparked\n", True, (304, 3600, True)),
-        (b"status 304 0\n", True, (304, 0, False)),
-        (b"status 200 0\nfailed\n", True, (200, 0, False)),
-        (b"status 304 3600\nfailed\n", True, (304, 3600, False)),
-        (b"failed\n", True, (0, 0, False)),
-        (b"", True, (0, 0, False)),
-        (b"status 304 -1\nparked\n", True, (0, 0, False)),
-        (b"status 304\nparked\n", True, (0, 0, False)),
-        (b"parked\n", True, (0, 0, False)),
-        (b"parked\n", False, (304, 0, True)),
-        (b"failed\n", False, (304, 0, False)),
+        (b"status 304 3600\nparked\n", (304, 3600, True)),
+        (b"status 304 0\n", (304, 0, False)),
+        (b"status 200 0\nfailed\n", (200, 0, False)),
+        (b"status 304 3600\nfailed\n", (304, 3600, False)),
+        (b"failed\n", (0, 0, False)),
+        (b"", (0, 0, False)),
+        (b"status 304 -1\nparked\n", (0, 0, False)),
+        (b"status 304\nparked\n", (0, 0, False)),
+        (b"parked\n", (0, 0, False)),
     ],
 )
-def test_what_a_glance_says_is_read_strictly(said: bytes, question: bool, understood: tuple[int, int, bool]) -> None:
-    assert parse_said(said, question=question) == understood
+def test_what_a_glance_says_is_read_strictly(said: bytes, understood: tuple[int, int, bool]) -> None:
+    assert parse_said(said) == understood
 
 
-@given(st.binary(max_size=100), st.booleans())
-def test_whatever_it_says_is_bounded(said: bytes, question: bool) -> None:
-    status, wake_s, parked = parse_said(said, question=question)
+@given(st.binary(max_size=100))
+def test_whatever_it_says_is_bounded(said: bytes) -> None:
+    status, wake_s, parked = parse_said(said)
     assert 0 <= status < 10**8
     assert 0 <= wake_s < 10**8
     assert not parked or said.endswith(b"parked\n")
