@@ -12,7 +12,7 @@ from pcm.cli.status import set_aside
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "packaging" / "systemd" / "pcmsvc.service"
 # a command as text names it: in code quotes, or as a line of its own in a block of the manual
-_NAMED = re.compile(r"`pcm ([a-z]+)(?: ([a-z]+))?")
+_NAMED = re.compile(r"`pcm ([a-z]+)(?: ([a-z-]+))?")
 
 
 def test_the_unit_that_ships_leaves_installers_alone_and_comes_back() -> None:
