@@ -147,9 +147,11 @@ def _reason(assignment: AssignmentView) -> object:
 def _show_results(detail: JobDetail) -> None:
     if not detail.results:
         return
+    of_users = any(result.run_as for result in detail.results)
     rows = [
         (
             show.plain(result.host_name),
+            *((show.plain(result.run_as or "system"),) if of_users else ()),
             result.started,
             f"{(result.ended - result.started).total_seconds():.1f} s",
             "timed out" if result.timed_out else result.exit_code,
@@ -158,7 +160,10 @@ def _show_results(detail: JobDetail) -> None:
         )
         for result in detail.results
     ]
-    show.print_table(("host", "started", ">took", ">exit code", "means", "detected"), rows, none="", title="Runs")
+    as_whom = ("as",) if of_users else ()
+    show.print_table(
+        ("host", *as_whom, "started", ">took", ">exit code", "means", "detected"), rows, none="", title="Runs"
+    )
     for result in detail.results:
         worked = result.exit_class in {"success", "restart", "restarting"} and result.detected is not False
         if not worked and result.output_tail:

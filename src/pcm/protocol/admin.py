@@ -245,7 +245,7 @@ class AssignmentView(msgspec.Struct, frozen=True):
 
 
 class ResultView(msgspec.Struct, frozen=True):
-    """One run, as its client reported it: exit code, detection and output together."""
+    """One run, as its client reported it: exit code, detection and output together. `run_as` empty: it ran as system."""
 
     run: str
     job: str
@@ -261,6 +261,7 @@ class ResultView(msgspec.Struct, frozen=True):
     detected: bool | None
     output_tail: str
     output_bytes: int
+    run_as: str = ""
 
 
 class RefusalView(msgspec.Struct, frozen=True):

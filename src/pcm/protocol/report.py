@@ -29,7 +29,7 @@ class RunResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """One attempt at an instruction.
 
     `exit_code` None: ended by a signal, timed out or unknown. `detected` None: the program has no detection. `healthy` None: no
-    health check was made.
+    health check was made. `run_as`: the user as whom it ran; empty: as system.
     """
 
     run: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
@@ -42,6 +42,7 @@ class RunResult(msgspec.Struct, frozen=True, omit_defaults=True):
     healthy: bool | None = None
     output_tail: Annotated[str, msgspec.Meta(max_length=MAX_TAIL)] = ""
     output_bytes: Count = 0
+    run_as: Annotated[str, msgspec.Meta(max_length=256)] = ""
 
     def __post_init__(self) -> None:
         check_moment(self.started, "started")

@@ -130,6 +130,7 @@ def result_view(row: AnyRow) -> ResultView:
         detected=row.detected,
         output_tail=row.output_tail,
         output_bytes=row.output_bytes,
+        run_as=row.run_as,
     )
 
 

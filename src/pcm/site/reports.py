@@ -251,6 +251,7 @@ def _keep_result(connection: Connection, client: int, outcome: Outcome, result: 
             detected=result.detected,
             output_tail=clean(result.output_tail),
             output_bytes=result.output_bytes,
+            run_as=clean(result.run_as),
         )
     )
 

@@ -142,6 +142,18 @@ def test_q138241_one_result_holds_everything(ready: Office) -> None:
     assert state_of(ready, job) == "restart_pending"
 
 
+def test_q172872_results_tell_for_which_user_each_is(ready: Office) -> None:
+    client, job = offered(ready)
+    for run, user in enumerate(("alice", "bob", "")):
+        ran = result(ready, run=f"{run:032x}", exit_code=run, run_as=user)
+        reason = f"For {user or 'all'}: done."
+        said = outcome(ready, client, job, State.WAITING, code="wait.next_logon", reason=reason, result=ran)
+        ready.report(client, outcomes=(said,))
+    found = ready.rows(results, results.c.job == job)
+    assert sorted((row.run_as, row.exit_code) for row in found) == [("", 2), ("alice", 0), ("bob", 1)]
+    assert state_of(ready, job) == "waiting"
+
+
 def test_the_largest_exit_codes_are_kept(ready: Office) -> None:
     client, job = offered(ready)
     for number, code in enumerate((0xC0000005, -(2**31))):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import httpx
+import msgspec
 import pytest
 
 from pcm.cli import approving, jobs, show
@@ -48,6 +49,18 @@ def test_long_reasons_wrap_within_the_terminal(
     assert max(map(len, out.splitlines())) <= 110
     words = [word for word in re.findall(r"[a-z]+", out) if word in LONG]
     assert words.count("manifest") == 8, "nothing is cut off"
+
+
+def test_runs_of_users_say_whose_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    known = detail([assignment(1)], {"succeeded": 1})
+    jobs.show_detail(Settings(), known)
+    assert " as " not in capsys.readouterr().out
+    of_alice = msgspec.structs.replace(known.results[0], run_as="alice")
+    jobs.show_detail(Settings(), msgspec.structs.replace(known, results=(of_alice, *known.results)))
+    shown = capsys.readouterr().out
+    assert re.search(r"host +as +started", shown)
+    assert re.search(r"pc-0 +alice ", shown)
+    assert re.search(r"pc-0 +system ", shown)
 
 
 def test_sections_are_one_blank_line_apart(capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,6 +148,7 @@ def make_result(
         detected={Detected.YES: True, Detected.NO: False}.get(looked),
         output_tail="" if ended is None else ended.output_tail.decode("utf-8", "replace")[-MAX_TAIL:],
         output_bytes=0 if ended is None else ended.output_bytes,
+        run_as="" if run.run_as == SYSTEM else run.run_as[:256],
     )
 
 

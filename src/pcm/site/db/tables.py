@@ -239,6 +239,7 @@ results = Table(
     Column("detected", Boolean),
     Column("output_tail", Text, nullable=False),
     Column("output_bytes", BigInteger, nullable=False),
+    Column("run_as", String(256), nullable=False, server_default=""),
     UniqueConstraint("client", "run"),
 )
 
