@@ -2,12 +2,16 @@
 
 import configparser
 import re
+import tomllib
 from pathlib import Path
 
 import click
 
 from pcm.cli.main import root
 from pcm.cli.status import set_aside
+from pcm.service.facts import AGENT_VERSION
+from tools.packages.inputs import client_distributions
+from tools.packages.tree import source_version
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "packaging" / "systemd" / "pcmsvc.service"
@@ -24,6 +28,17 @@ def test_the_unit_that_ships_leaves_installers_alone_and_comes_back() -> None:
     assert service["ExecStart"].endswith("/pcmsvc run")
     assert unit["Unit"]["StartLimitIntervalSec"] == "0"
     assert "packaging/systemd/pcmsvc.service" in (ROOT / "docs" / "client.md").read_text()
+
+
+def test_packages_say_the_version_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert source_version() == project["version"] == AGENT_VERSION
+
+
+def test_what_a_package_of_the_client_holds_is_locked() -> None:
+    """Every distribution that the client needs has its hashes in the lock: nothing else may be fetched for a package."""
+    locked = set(re.findall(r"^([A-Za-z0-9._-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    assert {"tuf", "cryptography", "msgspec"} <= client_distributions() <= {name.lower() for name in locked}
 
 
 def test_every_command_of_pcm_that_code_and_manual_name_exists() -> None:
