@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pcm.model.schedule import resolve
 from pcm.service import catalogue, inbox
-from pcm.service.outlook import BLOCKED, LOCAL_TIME, local_zone
+from pcm.service.outlook import BLOCKED, LOCAL_TIME
 from pcm.service.places import looked_at
 from pcm.service.plan import Action, Line, Plan
 from pcm.service.records import to_time
@@ -135,10 +134,7 @@ def _rests(line: Line) -> bool:
 
 
 def _expiries(lines: Iterable[Line], now: datetime) -> list[datetime]:
-    zone = local_zone()
-    wanted = [line.instruction for line in lines]
-    ends = [resolve(each.expires_after, each.clock, zone) for each in wanted if each.expires_after is not None]
-    return [end for end in ends if end > now]
+    return [line.expires for line in lines if line.expires is not None and line.expires > now]
 
 
 def rests_on(it: "Equipment") -> set[tuple[str, str]]:
