@@ -71,9 +71,11 @@ class Wire:
 
     def is_quiet(self) -> bool:
         """Whether an idle connection can be used again."""
+        if not self.connected:
+            return False
         poller = select.poll()
         poller.register(self._sock, select.POLLIN | select.POLLHUP | select.POLLERR)
-        return self.connected and not poller.poll(0)
+        return not poller.poll(0)
 
     def close(self) -> None:
         """Close now."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pcm.model.errors import TransferError, TrustError
 from pcm.transport.failover import try_each
+from pcm.transport.framing import ACCOUNT_REFUSALS
 from pcm.transport.health import Choice, Health, order, record_failure, record_success
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -175,3 +176,25 @@ def test_a_trust_failure_never_falls_over_to_the_next_server() -> None:
 def test_no_server_at_all_is_said() -> None:
     with pytest.raises(TransferError, match="No server is configured"):
         try_each([], lambda _: None, {}, NOW, random.Random(1))
+
+
+def test_a_share_refuses_the_account_that_reads_it() -> None:
+    share = "smb://files.example.org/pcm/logon"
+    refused = record_failure(Health(), "transfer.refused", NOW, random.Random(1))
+    [choice] = order([share], [], {share: refused}, NOW, random.Random(1))
+    assert "refused the account that reads it" in choice.reason
+    assert not choice.usable
+
+
+@pytest.mark.parametrize("code", sorted(ACCOUNT_REFUSALS | {"transfer.no_account", "transfer.kdc_unreachable"}))
+def test_what_somebody_has_to_mend_is_told_before_what_another_server_may_do(code: str) -> None:
+    health: dict[str, Health] = {}
+
+    def ask(server: str) -> str:
+        raise TransferError("no", code=code if server == "share" else "transfer.unreachable")
+
+    with pytest.raises(TransferError) as caught:
+        try_each(choices("share", "web"), ask, health, NOW, random.Random(1))
+    assert caught.value.code == code
+    # the account rests (`service.account`), not the server: once its file is mended, it is asked again at once
+    assert order(["share"], [], health, NOW, random.Random(1))[0].usable
