@@ -50,7 +50,7 @@ def board(items: Items, moment: Moment, screen: Screen, *, everything: bool = Fa
         if item.state not in OVER or everything or _is_recent(item, moment.now):
             sections[section_of(item)].append(item)
     sections["Done"].sort(key=changed, reverse=True)
-    lines = list(_banners(items.standing, moment, screen))
+    lines = list(banners(items.standing, moment, screen))
     width = _name_width(sections, screen)
     for name, listed in sections.items():
         if listed:
@@ -61,7 +61,8 @@ def board(items: Items, moment: Moment, screen: Screen, *, everything: bool = Fa
     return lines
 
 
-def _banners(standing: Standing, moment: Moment, screen: Screen) -> Iterable[str]:
+def banners(standing: Standing, moment: Moment, screen: Screen) -> Iterable[str]:
+    """What concerns the whole computer, in lines with an empty one below each."""
     told: list[tuple[str, str]] = []
     if standing.restart is not None:
         told.append((_restart(standing.restart, moment), RED if standing.restart.begun else YELLOW))

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from pcm.app import completion, watching
 from pcm.app.bars import roughly
-from pcm.app.board import Moment, board
+from pcm.app.board import Moment, banners, board
 from pcm.app.call import Call
 from pcm.app.columns import BOLD, DIM, GREEN, RED, YELLOW
 from pcm.app.words import clock, count, localised, read_moment, size, state_of, titled, what
@@ -200,7 +200,10 @@ def history(call: Call) -> int:
     else:
         call.screen.line("Nothing has run here with administrator rights.")
     if ledger.broken_at is not None:
-        call.screen.line(f"Entry {ledger.broken_at} was changed after it was written: tell your administrator.", RED)
+        found = [each.text for each in ledger.breaks] or [f"Entry {ledger.broken_at} was changed after it was written."]
+        for text in found:
+            call.screen.line(text, RED)
+        call.screen.line("Tell your administrator: what stands here is not what was written.", RED)
         return 1
     return 0
 
@@ -226,6 +229,8 @@ def status(call: Call) -> int:
     for name, value in facts:
         if value:
             call.screen.line(f"{name:<14} {value}")
+    for line in banners(told.standing, Moment(now), call.screen):
+        call.screen.raw(line)
     for refusal in told.refusals:
         times = f" ({refusal.count} times)" if refusal.count > 1 else ""
         call.screen.line(f"refused {clock(refusal.at, now)}{times}: {refusal.reason} [{refusal.code}]", YELLOW)
