@@ -222,7 +222,7 @@ class Check:
             due = plan.due()
             for line in due:
                 it.say(f"{line.instruction.package} {line.instruction.version}: {line.instruction.program} is due.")
-            plan = drain(self._context(), self._look)
+            plan = drain(self._context(), self._look, it.stopping)
             for line in due:
                 record = Journal(it.state).record(line.id)
                 what = f"{record.instruction.package} {record.instruction.version}"

@@ -55,13 +55,12 @@ def follow(steps: Sequence[Step], work: Work, context: Context) -> Change:
 
 
 def _pass_on(work: Work, context: Context, ended: str, begins: str) -> None:
-    """Journal the end of one step and the beginning of the next together."""
+    """Journal the end of one step and the beginning of the next, at the latest with what the next one changes."""
     now = context.clock()
-    with context.state.transaction(durable=False):
-        if ended:
-            context.history.note_step(work.run_id, ended, "end", now, dict(work.detail))
-        if begins:
-            context.history.note_step(work.run_id, begins, "begin", now)
+    if ended:
+        context.history.note_step(work.run_id, ended, "end", now, work.detail)
+    if begins:
+        context.history.note_step(work.run_id, begins, "begin", now)
     work.detail = {}
     if ended:
         faults.reach(work.point(f"{ended}.end"))

@@ -170,15 +170,13 @@ class History:
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def note_step(self, run: str, step: str, phase: str, at: datetime, detail: dict[str, Any] | None = None) -> None:
-        """Record that a step begins or ended. It survives a kill at once, and a power cut with the next durable change."""
-        with self.state.transaction(durable=False) as connection:
-            connection.execute(
-                "INSERT INTO steps (run, step, phase, at, detail) VALUES (?, ?, ?, ?, ?)",
-                (run, step, phase, to_text(at), json.dumps(detail or {})),
-            )
+        """Record that a step begins or ended, with the next transaction: nothing is decided by it, so a kill may take it."""
+        query = "INSERT INTO steps (run, step, phase, at, detail) VALUES (?, ?, ?, ?, ?)"
+        self.state.note(query, (run, step, phase, to_text(at), json.dumps(detail) if detail else "{}"))
 
     def steps(self, run: str) -> list[StepRecord]:
         """The steps of one run, in order."""
+        self.state.write_notes()
         found = self.state.rows(
             "SELECT seq, run, step, phase, at, detail FROM steps WHERE run = ? ORDER BY seq", (run,)
         )

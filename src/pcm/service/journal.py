@@ -349,10 +349,15 @@ class Journal:
                 (record.id, user),
             )
 
-    def mark_fetched(self, instruction_id: str) -> None:
-        """Say that an instruction's content is complete here. Only a hint for the planner: bytes are verified again."""
-        with self.state.transaction(durable=False) as connection:
-            connection.execute("UPDATE instructions SET fetched = 1 WHERE id = ?", (instruction_id,))
+    def mark_fetched(self, instruction_id: str, *, soon: bool = False) -> None:
+        """Say that an instruction's content is complete here. Only a hint for the planner: bytes are verified again.
+
+        Args:
+            soon: The next transaction is soon enough.
+        """
+        self.state.note("UPDATE instructions SET fetched = 1 WHERE id = ?", (instruction_id,))
+        if not soon:
+            self.state.write_notes()
 
     def end_back_off(self) -> None:
         """Let every postponed try be made now: an administrator asked to."""

@@ -6,7 +6,8 @@ an error of ours becomes the state of that one instruction (KB Q168130), and onl
 the rest. It never decides what is due.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 
 from msgspec.structs import replace
 
@@ -14,6 +15,7 @@ from pcm.model.assignment import State as Stage
 from pcm.model.errors import PcmError
 from pcm.model.program import EACH_USER
 from pcm.service import faults
+from pcm.service.batch import is_fresh, is_plain, stands
 from pcm.service.course import Step, follow
 from pcm.service.journal import Change
 from pcm.service.plan import Line, Plan, Situation
@@ -53,13 +55,14 @@ Look = Callable[[Collection[InstructionRecord]], Situation]
 """Gives the situation of this moment, for these instructions."""
 
 
-def drain(context: Context, look: Look) -> Plan:
+def drain(context: Context, look: Look, stopping: Callable[[], bool] = lambda: False) -> Plan:
     """Plan and run until nothing is due, then bring content early for what waits.
 
     One instruction never runs twice in one drain, but once for each user if its program is signed so.
 
     Args:
         look: Asked before each plan.
+        stopping: Whether to plan anew before the next program, however good the plan is (`look` then ends the drain).
 
     Returns:
         The last plan, adopted by the journal.
@@ -68,28 +71,50 @@ def drain(context: Context, look: Look) -> Plan:
         StoreError: this computer cannot record what happens.
     """
     sweep(context)  # what a worker left that died before its program began
-    records = {record.id: record for record in context.journal.records()}
+    others, records = context.state.changed_by_others(), _read(context)
     tried: set[tuple[str, str]] = set()  # and as whom
     while True:
+        if context.state.changed_by_others() != others:  # somebody asked, put off, paused
+            others, records = context.state.changed_by_others(), _read(context)
         now = context.clock()
-        current = plan(records.values(), look(records.values()), now)
+        situation = look(records.values())
+        current = plan(records.values(), situation, now)
         if context.journal.adopt(current, now):
-            records = {record.id: record for record in context.journal.records()}
+            records = _read(context)
         faults.reach("plan.adopted")
         due = [each for each in current.due() if (each.id, each.run_as) not in tried]
         if due:
             # in the plan's order; but what has run for one of many users lets everything else go before the next of them
             had = {name for name, _ in tried}
-            line = min(due, key=lambda each: each.id in had)
-            run_one(line, context)
+            due.sort(key=lambda each: each.id in had)
+            done = _run_some(due if stands(current, situation) else due[:1], context, now, others, stopping)
         else:
             early = next((each for each in current.to_fetch() if (each.id, each.run_as) not in tried), None)
             if early is None:
+                context.state.write_notes()
                 return current
-            line = early
-            fetch_early(line, context)
-        tried.add((line.id, line.run_as))
-        records[line.id] = context.journal.record(line.id)
+            done = [early]
+            fetch_early(early, context)
+        for line in done:
+            tried.add((line.id, line.run_as))
+            records[line.id] = context.journal.record(line.id)
+
+
+def _read(context: Context) -> dict[str, InstructionRecord]:
+    return {record.id: record for record in context.journal.records()}
+
+
+def _run_some(
+    due: Sequence[Line], context: Context, planned: datetime, others: int, stopping: Callable[[], bool]
+) -> Sequence[Line]:
+    """Run lines of one plan, in order, for as long as it surely is what a new one would be; those that were run."""
+    for number, line in enumerate(due, start=1):
+        change = run_one(line, context)
+        if number == len(due) or not is_plain(change) or stopping() or not is_fresh(planned, context.clock()):
+            return due[:number]
+        if context.state.changed_by_others() != others:
+            return due[:number]
+    return due
 
 
 def run_one(line: Line, context: Context) -> Change:

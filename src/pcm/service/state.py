@@ -42,6 +42,8 @@ class State:
         self.rebuilt = ""
         self._connection = connection
         self._depth = 0
+        self._durable = True  # as `_connect` sets it
+        self._notes: list[tuple[str, tuple[Any, ...]]] = []
         self._floors_changed = False
         self._releases_changed = False
 
@@ -91,7 +93,10 @@ class State:
         self.close()
 
     def close(self) -> None:
-        """Write what is still to be kept beside the database, and close it. Safe to call twice."""
+        """Write what is still to be kept, in the database and beside it, and close it. Safe to call twice."""
+        with contextlib.suppress(StoreError):  # a full disk, of which somebody has been told already
+            self.write_notes()
+            self._notes = []
         if self._releases_changed or self._floors_changed:
             self._keep()
         self._connection.close()
@@ -113,15 +118,21 @@ class State:
                 self._depth -= 1
             return
         before = self._floors_changed, self._releases_changed
+        notes, self._notes = self._notes, []
         with store_errors.mapped(self.folder):
-            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._depth = 1
             try:
+                if durable is not self._durable:
+                    self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                    self._durable = durable
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._depth = 1
                 self._end_rest()
+                for query, parameters in notes:
+                    self._connection.execute(query, parameters)
                 yield self._connection
                 self._connection.execute("COMMIT")
             except BaseException:
+                self._notes = notes + self._notes
                 self._floors_changed, self._releases_changed = before
                 self._undo()
                 raise
@@ -129,6 +140,23 @@ class State:
                 self._depth = 0
         if self._floors_changed:
             self._keep()
+
+    def note(self, query: str, parameters: tuple[Any, ...]) -> None:
+        """Change something with the next transaction: for what a kill may take, and nothing decides by."""
+        if self._depth:
+            self._connection.execute(query, parameters)
+        else:
+            self._notes.append((query, parameters))
+
+    def write_notes(self) -> None:
+        """Write what waits, before this process turns to something that may take long, or somebody reads it."""
+        if self._notes:
+            with self.transaction(durable=False):
+                pass
+
+    def changed_by_others(self) -> int:
+        """A number that is another one once any other process has changed the database."""
+        return int(self.rows("PRAGMA data_version")[0][0])
 
     def rows(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Rows:
         """Read rows. Raises StoreError."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pcm.content.client_store import ClientStore
-from pcm.model.detection import Detection
+from pcm.model.detection import Detection, FileDetection
 from pcm.model.instruction import Instruction
 from pcm.model.package import PackageFile
 from pcm.model.program import EACH_USER, Program
@@ -87,6 +87,8 @@ class Context:
         Raises:
             MachineError: it cannot be told.
         """
+        if not isinstance(detection, FileDetection):
+            self.state.write_notes()  # it may take long, and somebody may ask meanwhile how far it is
         return detect(detection, Look(self.machine, self.runs, run_as=run_as))
 
 

@@ -10,13 +10,14 @@ from msgspec.structs import replace
 
 from pcm.model.assignment import State as Stage
 from pcm.model.detection import FileDetection
-from pcm.model.errors import StoreError, TransferError, TrustError
+from pcm.model.errors import MachineError, StoreError, TransferError, TrustError
 from pcm.model.instruction import Notify
 from pcm.model.program import ExitCodes, Program
 from pcm.protocol.manifest import write_manifest
+from pcm.service.journal import Journal
 from pcm.service.machine.interface import Launch, RunReference
 from pcm.service.machine.linux.computer import LinuxMachine
-from pcm.service.plan import Action, Presence
+from pcm.service.plan import Action, Presence, Situation
 from pcm.service.planner import plan
 from pcm.service.records import InstalledRelease, InstructionRecord, StepRecord
 from pcm.service.runner import STEPS, drain, run_one
@@ -468,3 +469,64 @@ def test_a_second_opening_reads_what_the_first_one_did(make: Make) -> None:
     client.check(client.instruction())
     with State.open(client.home / "var", client.now(), repair=False) as other:
         assert other.rows("SELECT state FROM instructions") == [("succeeded",)]
+
+
+def test_told_to_stop_nothing_new_begins_however_far_the_plan_reaches(make: Make) -> None:
+    client = make()
+    client.take_in(client.instruction(1), client.instruction(2), client.instruction(3))
+
+    def stopping() -> bool:
+        return client.counted() >= 1
+
+    def look(_: object) -> Situation:
+        if stopping():
+            raise MachineError("Told to stop.", code="service.stopping")
+        return client.situation()
+
+    with pytest.raises(MachineError, match="Told to stop"):
+        drain(client.context, look, stopping)
+    assert client.counted() == 1
+
+
+def test_many_orders_run_by_one_plan(make: Make) -> None:
+    client = make()
+    client.take_in(*(client.instruction(number) for number in range(1, 6)))
+    looks: list[int] = []
+
+    def look(_: object) -> Situation:
+        looks.append(len(client.context.journal.unreported()))
+        return client.situation()
+
+    drain(client.context, look)
+    assert (looks[0], looks[-1]) == (0, 5)
+    assert len(looks) < 5  # a busy computer may need more than a second for some of them
+
+
+def test_a_failure_is_followed_by_a_new_plan(make: Make) -> None:
+    client = make(Program(argv=("/bin/false",)))
+    client.take_in(*(client.instruction(number) for number in range(1, 4)))
+    looks: list[int] = []
+
+    def look(_: object) -> Situation:
+        looks.append(len(client.context.journal.unreported()))
+        return client.situation()
+
+    drain(client.context, look)
+    assert looks == [0, 1, 2, 3]
+
+
+def test_what_somebody_asks_for_during_a_drain_runs_in_it(make: Make) -> None:
+    client = make()
+    client.take_in(client.instruction(1), client.instruction(2), client.instruction(3, purpose="optional"))
+    asked: list[int] = []
+
+    def stopping() -> bool:  # asked after each program: the moment for another process to write
+        if not asked:
+            asked.append(client.counted())
+            with State.open(client.state.folder, client.now(), repair=False) as other:
+                Journal(other).request(client.instruction(3).id, "ada", client.now())
+        return False
+
+    drain(client.context, client.situation, stopping)
+    assert asked == [1]
+    assert {record.state for record in client.context.journal.records()} == {Stage.SUCCEEDED, Stage.ALREADY_INSTALLED}

@@ -260,3 +260,46 @@ def test_the_same_refusal_again_only_counts_up_until_it_is_reported(state: State
     state.refuse("trust.rollback", NOON, "older", "a")
     assert [refusal.reported_in for refusal in state.refusals()] == [7, 7, None]
     assert len(state.refusals(unreported=True)) == 1
+
+
+def test_a_note_goes_with_the_next_transaction_and_no_earlier(tmp_path: Path) -> None:
+    with State.open(tmp_path, NOON) as state, State.open(tmp_path, NOON) as other:
+        state.note("INSERT INTO meta (key, value) VALUES (?, ?)", ("noted", "1"))
+        assert other.meta("noted") == ""
+        state.set_meta("something", "else")
+        assert (other.meta("noted"), other.meta("something")) == ("1", "else")
+
+
+def test_a_note_inside_a_transaction_shares_its_fate(tmp_path: Path) -> None:
+    with State.open(tmp_path, NOON) as state:
+        with pytest.raises(ZeroDivisionError), state.transaction():
+            state.note("INSERT INTO meta (key, value) VALUES (?, ?)", ("noted", "1"))
+            raise ZeroDivisionError
+        state.write_notes()
+        assert state.meta("noted") == ""
+
+
+def test_a_transaction_that_fails_leaves_earlier_notes_to_the_next_one(tmp_path: Path) -> None:
+    with State.open(tmp_path, NOON) as state:
+        state.note("INSERT INTO meta (key, value) VALUES (?, ?)", ("noted", "1"))
+        with pytest.raises(ZeroDivisionError), state.transaction():
+            raise ZeroDivisionError
+        assert state.meta("noted") == ""
+        state.write_notes()
+        assert state.meta("noted") == "1"
+
+
+def test_notes_that_wait_are_written_at_the_end(tmp_path: Path) -> None:
+    with State.open(tmp_path, NOON) as state:
+        state.note("INSERT INTO meta (key, value) VALUES (?, ?)", ("noted", "1"))
+    with State.open(tmp_path, NOON) as state:
+        assert state.meta("noted") == "1"
+
+
+def test_what_another_process_changes_is_noticed_and_what_this_one_changes_is_not(tmp_path: Path) -> None:
+    with State.open(tmp_path, NOON) as state, State.open(tmp_path, NOON) as other:
+        before = state.changed_by_others()
+        state.set_meta("mine", "1")
+        assert state.changed_by_others() == before
+        other.set_meta("theirs", "1")
+        assert state.changed_by_others() != before

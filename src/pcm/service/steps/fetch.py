@@ -21,9 +21,10 @@ def fetch(work: Work, context: Context) -> Change | None:
     if missing:
         if not work.returning:
             _show_downloading(work, context)
+        context.state.write_notes()
         context.bring(work.manifest.files, work.manifest.content_bytes() + work.program.disk_bytes)
     if not work.record.fetched:
-        context.journal.mark_fetched(work.line.id)
+        context.journal.mark_fetched(work.line.id, soon=True)
     return None
 
 
