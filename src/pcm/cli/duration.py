@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from pcm.protocol.yaml_kinds import parse_duration
+from pcm.protocol.durations import parse_duration
 
 
 class Duration(click.ParamType[int]):

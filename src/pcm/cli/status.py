@@ -9,7 +9,7 @@ from pcm.cli import show
 from pcm.cli.settings import Settings
 from pcm.cli.verbs import Verb
 from pcm.protocol.admin import ExpiringRole, SiteStatus
-from pcm.protocol.yaml_kinds import show_duration
+from pcm.protocol.durations import show_duration
 
 
 @click.command("status", cls=Verb)

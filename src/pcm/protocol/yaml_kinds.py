@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from pcm.model.errors import RequestError
+from pcm.protocol.durations import parse_duration, show_duration
 from pcm.protocol.yaml_tree import Mapping as MappingNode
 from pcm.protocol.yaml_tree import Node, Problem, Scalar, show
 from pcm.protocol.yaml_tree import Sequence as SequenceNode
@@ -23,7 +24,6 @@ FAILED: Final[Any] = object()
 
 Schema = dict[str, Any]
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
-_DURATION = re.compile(r"(?:([0-9]{1,6})d)?(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,6})s)?")
 _SIZE = re.compile(r"(\d{1,12})(?:\.([0-9]{1,6}))? ?(B|[KMGT]B|[KMGT]iB)")
 _UNITS = {"B": 1} | {f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)}
 _UNITS |= {f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", 1)}
@@ -290,25 +290,6 @@ def meant(word: str, words: tuple[str, ...], aliases: Mapping[str, str] | None =
         iter(difflib.get_close_matches(word.lower()[:60], words, 1, 0.6)), None
     )
     return f"did you mean {close!r}?" if close else ""
-
-
-def parse_duration(text: str) -> int | None:
-    """Seconds of `1h30m`, or None."""
-    match = _DURATION.fullmatch(text)
-    if match is None or not text:
-        return None
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-
-
-def show_duration(seconds: int) -> str:
-    """`1h30m` of 5400."""
-    parts = []
-    for letter, length in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
-        count, seconds = divmod(seconds, length)
-        if count:
-            parts.append(f"{count}{letter}")
-    return "".join(parts) or "0s"
 
 
 def parse_size(text: str) -> int | None:

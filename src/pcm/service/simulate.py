@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from pcm.model.assignment import State as Stage
 from pcm.model.errors import RequestError
 from pcm.model.schedule import local_to_utc
-from pcm.protocol.yaml_kinds import parse_duration
+from pcm.protocol.durations import parse_duration
 from pcm.service import tables
 from pcm.service.facts import read_facts
 from pcm.service.identity import load_identity

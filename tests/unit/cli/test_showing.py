@@ -18,7 +18,8 @@ from pcm.cli.ask import passphrase
 from pcm.cli.duration import DURATION, MOMENT
 from pcm.model.errors import RequestError
 from pcm.protocol.printable import printable, printable_json
-from pcm.protocol.yaml_kinds import parse_duration, parse_size, show_duration
+from pcm.protocol.durations import parse_duration, show_duration
+from pcm.protocol.yaml_kinds import parse_size
 from tools import command_reference
 
 BAD = set("\x1b\x07\x08\r\x7f\x9b\u202e\u2066\u2028\ufeff")
