@@ -6,11 +6,13 @@ trace. A rule never looks at another rule's answer, so that a trace can be read 
 """
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 from pcm.model.assignment import State as Stage
 from pcm.model.brake import earliest_start, slot
 from pcm.model.instruction import Instruction
 from pcm.model.names import platform_fits
+from pcm.model.schedule import next_opening, open_span
 from pcm.protocol.policy import SitePolicy
 from pcm.service.plan import Action, Finding
 from pcm.service.planner_case import DONE_WELL, NEVER, Case, Desk
@@ -28,6 +30,7 @@ from pcm.service.planner_people import (
 )
 
 Rule = Callable[[Case, Desk], Finding]
+_A_MOMENT = timedelta(seconds=1)
 SUPERSEDED = "superseded"
 
 
@@ -275,14 +278,27 @@ def window(case: Case, desk: Desk) -> Finding:
     if needed > desk.longest_window:
         text = f"It may take {span(needed)}, longer than any maintenance window of this client."
         return wait("window", text, "wait.window_too_short", None)
-    if desk.open_until is None:
-        return wait("window", f"The next window opens at {at(desk.next_window)}.", "wait.window", desk.next_window)
     begins = max(desk.now, end_of_countdown(case, desk) or desk.now)
-    if begins + needed > desk.open_until:
-        told = f"It starts at {at(begins)}, after its countdown, may" if begins > desk.now else "It may"
-        text = f"{told} take {span(needed)}, and this window ends at {at(desk.open_until)}."
-        return wait("window", text, "wait.window", desk.next_window)
-    return yes(desk, "window", "A maintenance window is open until {}.", desk.open_until)
+    ends, opens = _window_at(begins, desk)
+    # announced so much ahead that it starts when the window opens: a countdown never costs a window
+    again = None if opens is None else max(opens - (begins - desk.now), desk.now + _A_MOMENT)
+    if ends is None and opens is None:
+        return wait("window", "No maintenance window opens here any more.", "wait.window", None)
+    if ends is None:
+        return wait("window", f"The next window opens at {at(opens)}.", "wait.window", again)
+    if begins + needed > ends:
+        told = f"It would start at {at(begins)}, after its countdown, and may" if begins > desk.now else "It may"
+        return wait("window", f"{told} take {span(needed)}, and this window ends at {at(ends)}.", "wait.window", again)
+    return yes(desk, "window", "A maintenance window is open until {}.", ends)
+
+
+def _window_at(moment: datetime, desk: Desk) -> tuple[datetime | None, datetime | None]:
+    """When the window ends that is open at a moment, if one is, and when the next one opens after it."""
+    if moment == desk.now:
+        return desk.open_until, desk.next_window
+    windows, zone = desk.situation.windows, desk.situation.zone
+    opened = open_span(windows, moment, zone)
+    return None if opened is None else opened[1], next_opening(windows, moment, zone)
 
 
 RULES: tuple[Rule, ...] = (

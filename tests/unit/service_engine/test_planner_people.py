@@ -194,10 +194,26 @@ def test_a_countdown_counts_in_what_fits_into_a_window() -> None:
     hour = Window(days=("wed",), start="12:00", minutes=60, clock="utc")
     here = around(wanted, presence=ADA, windows=(hour,))
     assert decide(wanted, here, NOON + 20 * MINUTE).code == "wait.countdown"  # 12:50 + 10 minutes
-    line = decide(wanted, here, NOON + 21 * MINUTE)
+    late = NOON + 21 * MINUTE
+    line = decide(wanted, here, late)
     assert line.code == "wait.window"
     assert "after its countdown" in line.reason
-    assert decide(wanted, replace(here, presence=Presence()), NOON + 21 * MINUTE).action is Action.RUN
+    assert decide(wanted, replace(here, presence=Presence()), late).action is Action.RUN
+
+
+def test_q160853_a_countdown_costs_no_window_however_short_the_window_is() -> None:
+    """It is announced so much ahead that it starts when the window opens: who never logs off holds nothing up."""
+    wanted = mandatory(mandatory_after=NOON - 5 * HOUR, notify=Notify(countdown_s=7200))
+    short = Window(days=("wed",), start="12:00", minutes=15, clock="utc")
+    here = around(wanted, presence=ADA, windows=(short,))
+    line = decide(wanted, here, NOON - 3 * HOUR)
+    assert (line.code, line.until) == ("wait.window", NOON - 2 * HOUR)
+    assert "opens at 2026-03-04 12:00:00 UTC" in line.reason
+    told = decide(wanted, here, NOON - 2 * HOUR)
+    assert (told.code, told.until) == ("wait.countdown", NOON)
+    assert decide(replace(wanted, announced_at=NOON - 2 * HOUR), here).action is Action.RUN
+    missed = decide(replace(wanted, announced_at=NOON - 2 * HOUR), here, NOON + 6 * MINUTE)
+    assert (missed.code, missed.announced) == ("wait.window", None)
 
 
 # -- observed durations -----------------------------------------------------------------------------------------------
