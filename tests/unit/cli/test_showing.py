@@ -17,8 +17,8 @@ from pcm.cli import show
 from pcm.cli.ask import passphrase
 from pcm.cli.duration import DURATION, MOMENT
 from pcm.model.errors import RequestError
-from pcm.protocol.printable import printable, printable_json
 from pcm.protocol.durations import parse_duration, show_duration
+from pcm.protocol.printable import printable, printable_json
 from pcm.protocol.yaml_kinds import parse_size
 from tools import command_reference
 
