@@ -201,7 +201,10 @@ class History:
     # -- keeping it bounded -------------------------------------------------------------------------------------------
 
     def prune(self, before: datetime) -> None:
-        """Forget steps, reported outcomes and refusals, and withdrawn instructions with their runs, from before that time."""
+        """Forget steps, reported outcomes and refusals, and withdrawn instructions with their runs, from before that time.
+
+        What is done and may have taken the place of something that is still ordered is remembered as long as that is.
+        """
         limit = to_text(before)
         with self.state.transaction() as connection:
             connection.execute(
@@ -213,7 +216,8 @@ class History:
             connection.execute("DELETE FROM refusals WHERE reported_in IS NOT NULL AND at < ?", (limit,))
             connection.execute(
                 "DELETE FROM instructions WHERE present = 0 AND changed < ? AND state NOT IN "
-                "('running', 'restart_pending')",
+                "('running', 'restart_pending') AND NOT (state IN ('succeeded', 'already_installed') AND EXISTS "
+                "(SELECT 1 FROM instructions WHERE code = 'superseded' AND present = 1))",
                 (limit,),
             )
             connection.execute(

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, and_, insert, select
 
 from pcm.model.errors import RequestError
 from pcm.model.job import JobOrder, check_order, job_id, last_expiry
@@ -20,6 +20,7 @@ from pcm.protocol.admin_jobs import JobPlan, PlannedClient
 from pcm.protocol.manifest import Manifest
 from pcm.site import audit, catalogue, clients, groups, job_life, repository
 from pcm.site.db.tables import AnyRow, assignments, jobs
+from pcm.site.db.tables_packages import programs
 from pcm.site.targeting import Decision, decide_all
 
 SHOWN = 1000
@@ -195,12 +196,27 @@ def _check_program(connection: Connection, order: JobOrder, manifest: Manifest, 
 
 def _check_after(connection: Connection, order: JobOrder) -> None:
     for name in order.after:
-        state = connection.execute(select(jobs.c.state).where(jobs.c.id == name[:40])).scalar()
-        if state is None:
+        other = connection.execute(
+            select(jobs.c.state, programs.c.run_as)
+            .join(
+                programs,
+                and_(programs.c.package_version == jobs.c.package_version, programs.c.name == jobs.c.program),
+                isouter=True,
+            )
+            .where(jobs.c.id == name[:40])
+        ).first()
+        if other is None:
             raise RequestError(f"after: there is no job {name[:40]!r}.", code="not_found")
-        if state != "active":
+        if other.state != "active":
             raise RequestError(
-                f"The job contradicts itself: it waits for job {name}, which is {state}.", code="job.contradiction"
+                f"The job contradicts itself: it waits for job {name}, which is {other.state}.",
+                code="job.contradiction",
+            )
+        if other.run_as == "each_user":
+            raise RequestError(
+                f"The job contradicts itself: it waits for job {name}, which runs for each user at their next logon and is "
+                "never done for all of them.",
+                code="job.contradiction",
             )
 
 

@@ -122,6 +122,16 @@ def test_q154931_a_program_that_every_client_would_refuse_cannot_be_ordered(offi
     assert "interaction" in error.message
 
 
+def test_q174933_nothing_can_come_after_what_is_never_done_for_all_users(office: Office) -> None:
+    office.package(programs={"install": Program(argv=("/bin/true",), run_as="each_user")})
+    office.package("other")
+    office.enrolled()
+    first = office.order()
+    error = refused(office, package="other", after=(first,))
+    assert error.code == "job.contradiction"
+    assert "never done for all of them" in error.message
+
+
 def test_q174462_a_job_with_nothing_to_run_is_refused(ready: Office) -> None:
     with ready.site.database.write() as connection:
         groups.create(connection, GroupOrder("empty"), "tester", ready.clock())

@@ -183,3 +183,23 @@ def test_how_long_programs_took_is_known_by_what_is_signed(journal: Journal, his
     history.begin_run(run)
     history.end_run(run, Change(state=Stage.SUCCEEDED), entry_of(run), None, NOON + timedelta(seconds=90.2))
     assert history.durations() == {(order.manifest.sha256, "install"): 91}
+
+
+def test_what_took_a_place_is_remembered_as_long_as_what_it_superseded_is_ordered(
+    journal: Journal, history: History
+) -> None:
+    older, newer = instruction(1, package="tool", release=1), instruction(2, package="tool", release=2)
+    take_in(journal, older, newer)
+    adopt_all(journal, situation(older, newer))
+    finish(history, newer, Change(state=Stage.SUCCEEDED), NOON, 1, instruction=newer.id)
+    take_in(journal, older)
+    later = NOON + timedelta(days=200)
+    history.prune(later)
+    assert {record.id for record in journal.records()} == {older.id, newer.id}
+    take_in(journal)
+    history.prune(later)
+    assert newer.id not in {record.id for record in journal.records()}
+
+
+def adopt_all(journal: Journal, around: Situation) -> None:
+    journal.adopt(plan(journal.records(), around, NOON), NOON)
