@@ -13,8 +13,8 @@ SOURCE = ROOT / "src" / "pcm"
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 60
 
-# No input, no output, no clock, no chance: `model`, `protocol`, the planner, the rules of targeting.
-PURE = ("model/", "protocol/", "service/planner", "site/targeting")
+# No input, no output, no clock, no chance: `model`, `protocol`, the planner, the rules of restarts and of targeting.
+PURE = ("model/", "protocol/", "service/planner", "service/restart_rules", "site/targeting")
 IMPURE_MODULES = {
     "asyncio", "ctypes", "fcntl", "http", "io", "logging", "mmap", "multiprocessing", "os", "random", "secrets", "select",
     "selectors", "shutil", "signal", "socket", "sqlite3", "ssl", "subprocess", "sys", "tempfile", "threading", "time",
