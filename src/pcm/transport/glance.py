@@ -12,7 +12,7 @@ whole check (`transfer`, with all its limits) asks again. It follows nothing, ho
 it says is believed as little as an unsigned 'not changed' is.
 
 Sockets and TLS are taken from the modules that `socket` and `ssl` themselves stand on: those two alone cost as much as all the
-rest (`docs/adr/0017-...`). OpenSSL checks the certificate and the host's name, as there.
+rest (`docs/adr/0024-a-check-may-rest-on-the-one-before.md`). OpenSSL checks the certificate and the host's name, as there.
 """
 
 import _socket
