@@ -206,9 +206,9 @@ def test_q189809_q181118_an_ordinary_user_changes_nothing_and_reads_no_secret(se
 def test_q164657_an_ordinary_user_sees_what_happens(seen: Seen, client: Client) -> None:
     assert "running" in seen.listed.lower()
     listed = client.pcmapp("list")
-    (line,) = [line for line in listed.splitlines() if line.startswith("pcm-proof 1.0 ")]
+    (line,) = [line for line in listed.splitlines() if line.strip().startswith("pcm-proof 1.0 ")]
     assert " done " in line
-    assert "its work was found done" in line
+    assert "its work was found done" in client.pcmapp("show", "pcm-proof")
 
 
 def test_the_network_side_has_an_account_of_its_own_and_no_rights(seen: Seen) -> None:
