@@ -32,6 +32,17 @@ ASK_IT = (
 )
 
 
+SCREEN = """#!/usr/bin/python3
+import os
+ours, theirs = os.openpty()
+with open("/run/screen-name", "w") as file:
+    file.write(os.ttyname(theirs))
+with open("/run/screen", "wb", buffering=0) as file:
+    while True:
+        file.write(os.read(ours, 1000))
+"""
+
+
 class Trial(Client):
     """A client in a folder of its own, whose service may restart the host, and dies where `FAULT` says."""
 
@@ -214,6 +225,25 @@ def test_whoever_is_logged_on_is_asked_and_chooses(site: Site, client: Client) -
     client.pcmapp("restart", "--now")
     client.host.wait_for_restart()
     require_done_once(site, client, "asking", job)
+    assert client.host.boots == boots + 1
+
+
+def test_q187287_whoever_is_at_a_terminal_reads_that_a_restart_is_wanted(site: Site, client: Client) -> None:
+    boots = client.host.boots
+    client.host.path("/root/screen").write_text(SCREEN)
+    client.host.shell("systemd-run --quiet --unit=screen /usr/bin/python3 /root/screen")
+    terminal = wait_for(lambda: client.host.shell("cat /run/screen-name || :").strip(), "a terminal")
+    at_it = f"-p PAMName=login -p User=alice -p TTYPath={terminal} -p StandardInput=tty -E XDG_SESSION_TYPE=tty"
+    client.host.shell(f"systemd-run --quiet --unit=at-it {at_it} -E XDG_SESSION_CLASS=user sleep 600")
+    wait_for(lambda: Desk(client.host).session_of("alice"), "alice logged on")
+    job = order(site, "told")
+    wait_for(lambda: is_told(site, job), "the order")
+    client.pcmsvc("sync")
+    wait_for(lambda: "*** told 1.0 needs a restart." in client.host.shell("cat /run/screen"), "a line on the terminal")
+    client.host.shell("systemctl stop at-it")
+    client.pcmsvc("sync")
+    client.host.wait_for_restart()
+    require_done_once(site, client, "told", job)
     assert client.host.boots == boots + 1
 
 
