@@ -25,14 +25,14 @@ def find_superseded(cases: Mapping[str, Case], desk: Desk) -> dict[str, Case]:
     above: dict[str, list[Case]] = {}
     for group, others in _groups(cases.values()):
         for case in group:
-            found = [other for other in (*group, *others) if _supersedes(other, case, desk)]
+            found = [other for other in others if _supersedes(other, case, desk)]
             if found:
                 above[case.record.id] = found
     return _settle(above, cases) if above else {}
 
 
 def _groups(cases: Iterable[Case]) -> list[tuple[list[Case], list[Case]]]:
-    """What installs one package, and what says that it replaces it, where that is more than one. Most clients have none."""
+    """What installs one package, and what may take its place: greater releases, and what says so. Most clients have none."""
     by_package: dict[str, list[Case]] = {}
     replacing: list[Case] = []
     for case in cases:
@@ -43,7 +43,10 @@ def _groups(cases: Iterable[Case]) -> list[tuple[list[Case], list[Case]]]:
     groups: list[tuple[list[Case], list[Case]]] = []
     for package, group in by_package.items():
         others = [each for each in replacing if each.manifest is not None and package in each.manifest.supersedes]
-        if len(group) > 1 or others:
+        if len(group) > 1:
+            least = min(case.instruction.release for case in group)
+            others += [case for case in group if case.instruction.release > least]
+        if others:
             groups.append((group, others))
     return groups
 
