@@ -67,7 +67,10 @@ def test_a_program_for_each_user_starts_for_each_who_is_logged_on() -> None:
 
 def test_nobody_who_is_busy_and_nothing_in_the_way_is_foreseen() -> None:
     order = instruction(mandatory_after=NOON, deferral=Deferral(1, 7200))
-    around = {"presence": Presence(("ada",), "ada", busy=("call",)), "blocking": {order.id: ("soffice",)}}
+    around: dict[str, Any] = {
+        "presence": Presence(("ada",), "ada", busy=("call",)),
+        "blocking": {order.id: ("soffice",)},
+    }
     assert starts(order, **around) == [(1, timedelta())]
 
 
