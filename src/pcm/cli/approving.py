@@ -66,6 +66,8 @@ def _sentence(order: ApprovalOrder) -> str:
     ]
     if parameters:
         lines.append(f"  with {parameters}")
+    if order.recurrence is not None:
+        lines.append(f"  AGAIN AND AGAIN: {order.recurrence}")
     if order.emergency:
         lines.append("  EMERGENCY: everywhere at once, without spread and age.")
     return "\n".join(map(show.one_line, lines))

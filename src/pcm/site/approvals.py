@@ -16,7 +16,7 @@ from pcm.model.audience import audience_proofs, audience_root
 from pcm.model.errors import RequestError
 from pcm.model.job import JobOrder
 from pcm.protocol.admin_jobs import ApprovalQuestion
-from pcm.protocol.approval import MAX_BYTES, PAYLOAD_TYPE, ApprovalOrder, read_approval, write_approval
+from pcm.protocol.approval import MAX_BYTES, PAYLOAD_TYPE, ApprovalOrder, read_approval, recurrence_told, write_approval
 from pcm.site import audit, job_life, repository
 from pcm.site.db.tables import AnyRow, approval_signers, approvals, assignments, clients, jobs
 from pcm.site.db.tables_packages import package_versions
@@ -156,6 +156,10 @@ def _order_to_sign(connection: Connection, row: AnyRow, site: str, *, emergency:
         program=row.program,
         manifest_sha256=row.manifest_sha256,
         parameters=order.parameters,
+        # what recurs says when it begins (`model.job`)
+        recurrence=None
+        if order.offer_after is None
+        else recurrence_told(order.recurrence, order.offer_after, order.clock),
         audience=audience_root(members),
         audience_size=len(members),
         expires=expires.replace(microsecond=0),

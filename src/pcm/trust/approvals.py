@@ -13,6 +13,7 @@ from datetime import datetime
 from pcm.model.audience import in_audience
 from pcm.model.errors import RequestError
 from pcm.model.instruction import Approval, Instruction
+from pcm.model.names import instruction_id
 from pcm.protocol.approval import MAX_BYTES, PAYLOAD_TYPE, ApprovalOrder, approves, read_approval
 from pcm.protocol.policy import SitePolicy
 from pcm.trust import envelopes
@@ -85,6 +86,8 @@ def _speaks_of(
 ) -> bool:
     return (
         approves(order, instruction, site)
+        # an order agreed to once is one assignment: under a second id it would be another one, and run again
+        and instruction.id == instruction_id(order.job, client_id)
         and order.expires.tzinfo is not None
         and order.expires > now
         and (order.audience is None or in_audience(client_id, proof, order.audience))

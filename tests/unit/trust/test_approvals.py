@@ -1,6 +1,6 @@
 """Approvals on the client: M of N, by keys of the site policy, for this order, this client, this time."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,7 +9,7 @@ from securesystemslib.signer import CryptoSigner
 from pcm.model.audience import audience_proofs, audience_root
 from pcm.model.errors import TrustError
 from pcm.model.instruction import Approval, Instruction
-from pcm.protocol.approval import PAYLOAD_TYPE, ApprovalOrder, write_approval
+from pcm.protocol.approval import PAYLOAD_TYPE, ApprovalOrder, recurrence_told, write_approval
 from pcm.protocol.policy import Approver, SitePolicy
 from pcm.trust import envelopes
 from pcm.trust.approvals import Agreement, check_approvals
@@ -106,6 +106,7 @@ def test_strangers_do_not_count() -> None:
         {"manifest_sha256": "0" * 64},
         {"parameters": {}},
         {"parameters": {"mode": "full"}},
+        {"recurrence": "FREQ=DAILY"},
         {"expires": utc_now() - timedelta(seconds=1)},
         {"expires": datetime(2999, 1, 1)},
     ],
@@ -148,3 +149,37 @@ def test_an_emergency_needs_its_own_number_and_a_policy_that_has_one() -> None:
     assert agreement.approvers == {"ann", "ben"}
     assert not agreement.emergency
     assert not count(*reversed(mixed), emergency_approvals=2, demanded=2).emergency
+
+
+# -- what a thief of the policy key makes of an order that was agreed to ---------------------------------------------------
+
+DAILY = "FREQ=DAILY"
+
+
+def is_approved(order: ApprovalOrder, **changes: Any) -> bool:
+    instruction = instruction_for(
+        a_manifest(), **{"parameters": {"mode": "small"}, "approvals": (signed(order, ANN),), **changes}
+    )
+    try:
+        return bool(check_approvals(instruction, 1, policy(), ME, utc_now()).approvers)
+    except TrustError:
+        return False
+
+
+def test_an_approval_to_run_once_is_none_to_run_every_hour() -> None:
+    assert is_approved(an_order())
+    assert not is_approved(an_order(), recurrence="FREQ=HOURLY")
+
+
+def test_an_approval_to_run_every_day_is_none_for_another_rule_first_day_or_clock() -> None:
+    first = datetime(2026, 11, 22, 22, tzinfo=UTC)
+    order = an_order(recurrence=recurrence_told(DAILY, first, "utc"))
+    assert is_approved(order, recurrence=DAILY, offer_after=first)
+    assert not is_approved(order, recurrence="FREQ=HOURLY", offer_after=first)
+    assert not is_approved(order, recurrence=DAILY, offer_after=first + timedelta(minutes=1))
+    assert not is_approved(order, recurrence=DAILY, offer_after=first, clock="client")
+    assert not is_approved(order, offer_after=first)
+
+
+def test_an_approval_is_for_one_assignment_whatever_else_the_same_order_is_called() -> None:
+    assert not is_approved(an_order(), id="j0000000001.again")
