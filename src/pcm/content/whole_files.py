@@ -7,7 +7,6 @@ Serves steps 2, 5 and 8: distribution and logon folders and both stores write th
 import contextlib
 import errno
 import os
-import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +31,7 @@ def write_whole(path: Path | str, content: bytes | Iterable[bytes], *, mode: int
     final = os.fspath(
         path
     )  # texts: a site writes four files for each client, and path objects would be half of what that costs
-    temporary = os.path.join(os.path.dirname(final), f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")  # noqa: PTH118, PTH120
+    temporary = os.path.join(os.path.dirname(final), f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}")  # noqa: PTH118, PTH120
     with storing(final):
         descriptor = _create(temporary, 0o600)
     try:

@@ -80,7 +80,7 @@ class History:
             change = Change(state=Stage.RUNNING, attempts=record.attempts)
             if run.program != record.instruction.program:  # the return to the last good version: why stays known
                 change = replace(change, code=record.code, reason=record.reason)
-            self.journal.change(run.instruction, change, run.started)
+            self.journal.change_record(record, change, run.started)
 
     def note_launched(self, run: str) -> None:
         """Record that the program has really started. A kill cannot take that back; a power cut may, and that does no harm."""
@@ -140,6 +140,11 @@ class History:
         )
         return [_run(row) for row in found]
 
+    def next_attempt(self, instruction: str, generation: int) -> int:
+        """The number of the next attempt: greater than every one that is remembered, also after older ones were forgotten."""
+        query = "SELECT coalesce(max(attempt), 0) + 1 FROM runs WHERE instruction = ? AND generation = ?"
+        return int(self.state.rows(query, (instruction, generation))[0][0])
+
     def tries(self, run: RunRecord) -> int:
         """How many runs there were of what this one is a try at, itself included: the same generation, occurrence and user."""
         found = self.state.rows(
@@ -162,7 +167,7 @@ class History:
 
     def note_release(self, release: InstalledRelease) -> None:
         """Record what is here now; the newest release that ever was stays as the floor."""
-        known = self.state.releases().get(release.package)
+        known = self.state.release(release.package)
         if known is not None and known.release > release.release:
             release = replace(release, release=known.release, min_release=known.min_release)
         self.state.store_release(release)
@@ -201,7 +206,8 @@ class History:
     # -- keeping it bounded -------------------------------------------------------------------------------------------
 
     def prune(self, before: datetime) -> None:
-        """Forget steps, reported outcomes and refusals, and withdrawn instructions with their runs, from before that time.
+        """Forget steps, reported outcomes and refusals, withdrawn instructions with their runs, and the runs of earlier times of
+        recurring ones, from before that time.
 
         What is done and may have taken the place of something that is still ordered is remembered as long as that is.
         """
@@ -221,7 +227,10 @@ class History:
                 (limit,),
             )
             connection.execute(
-                "DELETE FROM runs WHERE finished = 1 AND ended < ? AND instruction NOT IN (SELECT id FROM instructions)",
+                "DELETE FROM runs WHERE finished = 1 AND ended < ? AND (instruction NOT IN (SELECT id FROM instructions) "
+                # of what recurs for years the last ones are enough; the ledger keeps them all
+                "OR (occurrence IS NOT NULL AND EXISTS (SELECT 1 FROM runs AS later WHERE later.instruction = runs.instruction "
+                "AND later.attempt > runs.attempt AND later.occurrence > runs.occurrence)))",
                 (limit,),
             )
             connection.execute("DELETE FROM user_runs WHERE instruction NOT IN (SELECT id FROM instructions)")

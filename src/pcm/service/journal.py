@@ -154,9 +154,10 @@ class Journal:
             RequestError: `assignment.illegal_move`, `not_found`.
         """
         with self.state.transaction(durable=durable):
-            self._change(self.record(instruction_id), change, now)
+            self.change_record(self.record(instruction_id), change, now)
 
-    def _change(self, record: InstructionRecord, change: Change, now: datetime) -> None:
+    def change_record(self, record: InstructionRecord, change: Change, now: datetime) -> None:
+        """`change`, where the caller has just read the record, inside the same transaction."""
         move(record.state, change.state)
         moved = change.state is not record.state
         news = moved or change.code != record.code or change.result is not None
@@ -198,7 +199,7 @@ class Journal:
         if line.begins:
             self._begin_occurrence(record, now)
         if line.speaks:
-            self._change(
+            self.change_record(
                 record,
                 Change(
                     state=line.state,
@@ -342,7 +343,7 @@ class Journal:
             )
             reason = f"For {user}: {change.state.value.replace('_', ' ')}. {change.reason}".strip()
             waiting = Change(state=Stage.WAITING, code="wait.next_logon", reason=reason, result=change.result)
-            self._change(record, waiting, now)
+            self.change_record(record, waiting, now)
             connection.execute(
                 "UPDATE instructions SET announced_at = NULL, requested_at = NULL, requested_by = NULL WHERE id = ? "
                 "AND (requested_by IS NULL OR requested_by = ?)",

@@ -12,13 +12,14 @@ from pcm.model.assignment import State as Stage
 from pcm.model.errors import StoreError
 from pcm.model.instruction import Instruction
 from pcm.protocol.report import Outcome
-from pcm.service.records import InstructionRecord, UserRun, to_time, to_time_or_none
+from pcm.service.records import InstalledRelease, InstructionRecord, UserRun, to_time, to_time_or_none
 
 SELECT_RECORDS = (
     "SELECT id, generation, body, state, code, reason, first_seen, changed, not_before, attempts, requested_at, requested_by, "
     "deferred_until, deferrals, manifest_sha256, present, verdict_code, verdict_reason, fetched, history_lost, "
     "restart_boot_id, announced_at, occurrence FROM instructions"
 )
+SELECT_RELEASES = "SELECT package, release, min_release, version, installed, changed FROM releases"
 _instructions = msgspec.json.Decoder(Instruction)
 _outcomes = msgspec.json.Decoder(Outcome)
 
@@ -50,6 +51,12 @@ def read_record(row: tuple[Any, ...]) -> InstructionRecord:
         announced_at=to_time_or_none(row[21]),
         occurrence=to_time_or_none(row[22]),
     )
+
+
+def read_release(row: tuple[Any, ...]) -> InstalledRelease:
+    """A row of `SELECT_RELEASES`. Raises StoreError `store.damaged`."""
+    package, release, least, version, installed, changed = row
+    return InstalledRelease(package, release, least, version, installed, to_time(changed))
 
 
 def read_user_run(row: tuple[Any, ...]) -> UserRun:

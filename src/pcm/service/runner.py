@@ -6,14 +6,16 @@ an error of ours becomes the state of that one instruction (KB Q168130), and onl
 the rest. It never decides what is due.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from pcm.model.assignment import State as Stage
 from pcm.model.errors import PcmError
 from pcm.model.program import EACH_USER
+from pcm.protocol.manifest import Manifest
 from pcm.service import faults
 from pcm.service.batch import is_fresh, is_plain, stands
 from pcm.service.course import Step, follow
@@ -87,7 +89,8 @@ def drain(context: Context, look: Look, stopping: Callable[[], bool] = lambda: F
             # in the plan's order; but what has run for one of many users lets everything else go before the next of them
             had = {name for name, _ in tried}
             due.sort(key=lambda each: each.id in had)
-            done = _run_some(due if stands(current, situation) else due[:1], context, now, others, stopping)
+            reach = _Reach(now, others, stopping, situation.manifests)
+            done = _run_some(due if stands(current, situation) else due[:1], context, reach)
         else:
             early = next((each for each in current.to_fetch() if (each.id, each.run_as) not in tried), None)
             if early is None:
@@ -95,30 +98,42 @@ def drain(context: Context, look: Look, stopping: Callable[[], bool] = lambda: F
                 return current
             done = [early]
             fetch_early(early, context)
-        for line in done:
-            tried.add((line.id, line.run_as))
-            records[line.id] = context.journal.record(line.id)
+        tried |= {(line.id, line.run_as) for line in done}
+        if len(done) > 1:
+            records = _read(context)
+        else:
+            records[done[0].id] = context.journal.record(done[0].id)
 
 
 def _read(context: Context) -> dict[str, InstructionRecord]:
     return {record.id: record for record in context.journal.records()}
 
 
-def _run_some(
-    due: Sequence[Line], context: Context, planned: datetime, others: int, stopping: Callable[[], bool]
-) -> Sequence[Line]:
+class _Reach(NamedTuple):
+    """When a plan was made, what others had changed until then, who may end it, and the manifests that it was made with."""
+
+    planned: datetime
+    others: int
+    stopping: Callable[[], bool]
+    manifests: Mapping[str, Manifest]
+
+
+def _run_some(due: Sequence[Line], context: Context, reach: _Reach) -> Sequence[Line]:
     """Run lines of one plan, in order, for as long as it surely is what a new one would be; those that were run."""
     for number, line in enumerate(due, start=1):
-        change = run_one(line, context)
-        if number == len(due) or not is_plain(change) or stopping() or not is_fresh(planned, context.clock()):
+        change = run_one(line, context, reach.manifests)
+        if number == len(due) or not is_plain(change) or reach.stopping():
             return due[:number]
-        if context.state.changed_by_others() != others:
+        if not is_fresh(reach.planned, context.clock()) or context.state.changed_by_others() != reach.others:
             return due[:number]
     return due
 
 
-def run_one(line: Line, context: Context) -> Change:
+def run_one(line: Line, context: Context, manifests: Mapping[str, Manifest] | None = None) -> Change:
     """Take one due line through the steps.
+
+    Args:
+        manifests: Those that it was planned with, if they are at hand.
 
     Returns:
         What became of the instruction, as journalled.
@@ -126,7 +141,7 @@ def run_one(line: Line, context: Context) -> Change:
     Raises:
         StoreError: this computer cannot record what happens; if the program ran, recovery finds its result.
     """
-    work = _begin(line, context)
+    work = _begin(line, context, manifests)
     if work is None:
         text = "Its signed manifest is not here any more."
         refused = Change(state=Stage.REFUSED, code="trust.unsigned_program", reason=text)
@@ -162,8 +177,9 @@ def fetch_early(line: Line, context: Context) -> None:
         context.journal.change(line.id, kept, context.clock())
 
 
-def _begin(line: Line, context: Context) -> Work | None:
-    manifest = context.history.manifests([line.record.manifest_sha256]).get(line.record.manifest_sha256)
+def _begin(line: Line, context: Context, manifests: Mapping[str, Manifest] | None = None) -> Work | None:
+    wanted = line.record.manifest_sha256
+    manifest = (context.history.manifests([wanted]) if manifests is None else manifests).get(wanted)
     program = None if manifest is None else manifest.programs.get(line.instruction.program)
     if manifest is None or program is None:
         return None

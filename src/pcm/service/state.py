@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from pcm.model.errors import MachineError, StoreError
 from pcm.service import store_errors
+from pcm.service.journal_rows import SELECT_RELEASES, read_release
 from pcm.service.keepsakes import FILE, Keepsakes, merge_floors, merge_releases, read_keepsakes, write_keepsakes
 from pcm.service.records import InstalledRelease, RefusalRecord, to_text, to_time
 from pcm.service.rest import NAME as REST
@@ -231,11 +232,11 @@ class State:
 
     def releases(self) -> dict[str, InstalledRelease]:
         """What programs of ours put on or took off here, by package."""
-        found = self.rows("SELECT package, release, min_release, version, installed, changed FROM releases")
-        return {
-            package: InstalledRelease(package, release, least, version, installed, to_time(changed))
-            for package, release, least, version, installed, changed in found
-        }
+        return {row[0]: read_release(row) for row in self.rows(SELECT_RELEASES)}
+
+    def release(self, package: str) -> InstalledRelease | None:
+        """What is known here of one package."""
+        return next(map(read_release, self.rows(f"{SELECT_RELEASES} WHERE package = ?", (package,))), None)
 
     def store_release(self, release: InstalledRelease) -> None:
         """Record what was installed or removed. It reaches `floors.json` when the state is closed or next opened."""

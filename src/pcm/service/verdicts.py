@@ -47,7 +47,7 @@ def judge_end(
     Args:
         record: As it stands now.
         result: Of the run; `ended` is the time from which a back-off counts.
-        runs: How many runs this generation has had, this one included.
+        runs: How many runs this generation has had, this one included; only of one that asks to be tried again.
         boot_id: Of the boot in which the run ended.
         ended_by: As `Ended.ended_by`.
     """

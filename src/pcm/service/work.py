@@ -4,13 +4,14 @@ Serves steps 8–11: `service.worker` makes the context, `service.runner` the wo
 out of this process (network, approvals, clock) comes in here as a plain function, so that each step can be tried without it.
 """
 
-import secrets
+import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from pcm.content.client_store import ClientStore
 from pcm.model.detection import Detection, FileDetection
@@ -19,7 +20,7 @@ from pcm.model.package import PackageFile
 from pcm.model.program import EACH_USER, Program
 from pcm.protocol.manifest import Manifest
 from pcm.service.history import History
-from pcm.service.journal import Change, Journal
+from pcm.service.journal import Change
 from pcm.service.machine.detection import Detected, Look, detect
 from pcm.service.machine.interface import SYSTEM, Ended, Machine, RunReference
 from pcm.service.machine.package_directory import PackageDirectory
@@ -37,14 +38,15 @@ Agree = Callable[[Instruction, Program, datetime], None]
 
 def new_run_id() -> str:
     """A number for a run that no other has."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
-@dataclass(frozen=True, slots=True)
 class Context:
     """The tools of one check.
 
     Attributes:
+        history: Runs and steps.
+        journal: Instructions and outcomes.
         clock: Aware, UTC.
         zone: The client's time zone, for times that mean its own clock.
         staging: Protected folder of the package directories.
@@ -52,26 +54,32 @@ class Context:
         pause: Lets seconds pass.
     """
 
-    state: State
-    machine: Machine
-    store: ClientStore
-    bring: Bring
-    agree: Agree
-    clock: Callable[[], datetime]
-    zone: tzinfo
-    staging: Path
-    runs: Path
-    pause: Callable[[float], None] = time.sleep
-
-    @property
-    def history(self) -> History:
-        """Runs and steps."""
-        return History(self.state)
-
-    @property
-    def journal(self) -> Journal:
-        """Instructions and outcomes."""
-        return Journal(self.state)
+    def __init__(
+        self,
+        *,
+        state: State,
+        machine: Machine,
+        store: ClientStore,
+        bring: Bring,
+        agree: Agree,
+        clock: Callable[[], datetime],
+        zone: tzinfo,
+        staging: Path,
+        runs: Path,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.state = state
+        self.history = History(state)
+        self.journal = self.history.journal
+        self.machine = machine
+        self.store = store
+        self.bring = bring
+        self.agree = agree
+        self.clock = clock
+        self.zone = zone
+        self.staging = staging
+        self.runs = runs
+        self.pause = pause
 
     def holds(self, detection: Detection, run_as: str = SYSTEM) -> bool:
         """Look at the computer, with a detection's own commands run as somebody.
@@ -105,8 +113,7 @@ class Judged(NamedTuple):
     verdict: Change
 
 
-@dataclass(slots=True)
-class Work:
+class Work(msgspec.Struct):
     """One run as far as it has come. `detail` goes into the journal with the end of the present step.
 
     Attributes:
@@ -127,7 +134,7 @@ class Work:
     returning: str = ""
     judged: Judged | None = None
     unhealthy: bool = False
-    detail: dict[str, object] = field(default_factory=dict)
+    detail: dict[str, object] = msgspec.field(default_factory=dict)
 
     @property
     def record(self) -> InstructionRecord:

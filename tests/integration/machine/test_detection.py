@@ -1,6 +1,5 @@
 """Step 11: what is installed, told by looking; what cannot be told is never an answer (KB Q190135)."""
 
-import dataclasses
 import hashlib
 import itertools
 import os
@@ -126,7 +125,7 @@ def test_a_command_that_is_not_there_means_not_installed(look: Look, when: str) 
 
 @pytest.mark.parametrize("script", ["kill -9 $$", "sleep 60"])
 def test_q190135_a_command_without_an_answer_is_never_one(look: Look, script: str) -> None:
-    short = dataclasses.replace(look, limit_s=0.3)
+    short = look._replace(limit_s=0.3)
     for detection in (
         CommandDetection(["sh", "-c", script], "exit_nonzero"),
         Not(CommandDetection(["sh", "-c", script], "exit_zero")),
@@ -185,7 +184,7 @@ def install_rpm(folder: Path, *versions: str) -> tuple[str, ...]:
 @pytest.mark.needs("rpm")
 def test_a_real_rpm_package_is_found_with_its_epoch_version_and_release(look: Look, tmp_path: Path) -> None:
     rpm = install_rpm(tmp_path, "1.2")
-    asked = dataclasses.replace(look, rpm=rpm)
+    asked = look._replace(rpm=rpm)
     answer = detect(RpmDetection("pcm-test"), asked)
     assert (answer.found, answer.version) == (True, "2:1.2-3")
     fits = {">= 2:1.2": True, ">= 2:1.2-3": True, "> 2:1.2-3": False, ">= 2:1.10": False, "< 3:0": True, ">= 1.9": True}
@@ -198,7 +197,7 @@ def test_a_real_rpm_package_is_found_with_its_epoch_version_and_release(look: Lo
 
 @pytest.mark.needs("rpm")
 def test_of_several_installed_versions_one_that_fits_is_enough(look: Look, tmp_path: Path) -> None:
-    asked = dataclasses.replace(look, rpm=install_rpm(tmp_path, "1.2", "1.10"))
+    asked = look._replace(rpm=install_rpm(tmp_path, "1.2", "1.10"))
     assert detect(RpmDetection("pcm-test", "= 2:1.2-3"), asked).found
     assert detect(RpmDetection("pcm-test", "= 2:1.10-3"), asked).found
     assert not detect(RpmDetection("pcm-test", "> 2:1.10-3"), asked).found
@@ -210,7 +209,7 @@ def test_q190135_an_rpm_database_that_cannot_be_read_is_no_answer(look: Look, tm
     for file in (tmp_path / "db").iterdir():
         file.write_bytes(b"damaged" * 1000)
     with pytest.raises(MachineError) as untold:
-        detect(RpmDetection("pcm-test"), dataclasses.replace(look, rpm=rpm))
+        detect(RpmDetection("pcm-test"), look._replace(rpm=rpm))
     assert untold.value.code == "machine.detection"
 
 

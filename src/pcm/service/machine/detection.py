@@ -10,12 +10,10 @@ that ran into its time limit) is an error, never an answer (KB Q190135).
 
 import hashlib
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pcm.model.detection import (
     AllOf,
@@ -43,8 +41,7 @@ _CHUNK_BYTES = 1 << 20
 _RPM_MARK = "installed="  # tells rpm's answers from its warnings, which come the same way
 
 
-@dataclass(frozen=True, slots=True)
-class Detected:
+class Detected(NamedTuple):
     """An answer. `detail` tells people why; `version` is set where one is known."""
 
     found: bool
@@ -53,8 +50,7 @@ class Detected:
     applicable: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """How to look: what detections need of this computer.
 
     Attributes:
@@ -221,7 +217,9 @@ def _detect_command(detection: CommandDetection, look: Look) -> Detected:
 
 def _run(command: list[str], look: Look, run_as: str = SYSTEM) -> Ended:
     """Run a command through the same layer as programs, in a folder that is gone afterwards."""
-    run_id = secrets.token_hex(16)
+    import shutil  # noqa: PLC0415 - only where a command is asked
+
+    run_id = os.urandom(16).hex()
     folder = look.package_directory or Path("/")
     program = resolve_program(command[0], look.package_directory or look.runs / run_id)
     launch = Launch(

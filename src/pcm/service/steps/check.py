@@ -58,7 +58,7 @@ def check_still_allowed(work: Work, context: Context) -> Change | None:
     now = context.clock()
     if has_expired(work, context, now):
         return Change(state=Stage.EXPIRED, code="expired", reason="It expired before it could start.")
-    check_floor(work, context.state.releases().get(work.instruction.package))
+    check_floor(work, context.state.release(work.instruction.package))
     context.agree(work.instruction, work.program, now)
     return None
 

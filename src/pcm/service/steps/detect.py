@@ -61,7 +61,7 @@ def judge(
         why = "The service stopped while it ran, and nobody saw it end."
         verdict = judge_unseen(result, looked, why)
     else:
-        runs = context.history.tries(run)
+        runs = context.history.tries(run) if result.exit_class == ExitClass.RETRY.value else 1
         verdict = judge_end(record, result, looked, runs, context.machine.boot_id(), ended.ended_by)
         if verdict.state is Stage.SUCCEEDED and _marked(run, record, context):
             verdict = judge_mark(verdict, context.machine.boot_id())
@@ -190,7 +190,7 @@ def release_of(judged: Judged, context: Context) -> InstalledRelease | None:
     ordered = manifest.programs.get(instruction.program)
     if look(ordered, context) in {Detected.YES, Detected.NOT_ASKED}:
         return _release(instruction, manifest, context)
-    known = context.state.releases().get(instruction.package)
+    known = context.state.release(instruction.package)
     return None if known is None else replace(known, installed=None, changed=context.clock())
 
 

@@ -31,14 +31,13 @@ def run(work: Work, context: Context) -> Change | None:
     work.reference = context.machine.reference_of(launch)
     assert work.staging is not None, "a run without a package directory"
     work.staging.verify(work.manifest.files)
-    # check 13: immediately before. What returns to the last good version was allowed with the order that it undoes
-    over = None if work.returning else check_still_allowed(work, context)
-    if over is not None:
-        return over
-    record = _record(work, context, launch)
     faults.reach(work.point("run.before_started"))
     with context.state.transaction():
-        over = None if work.returning else heard_meanwhile(context.state, work.record, context.clock())
+        # check 13: immediately before. What returns to the last good version was allowed with the order that it undoes
+        over = None if work.returning else check_still_allowed(work, context)
+        if over is None and not work.returning:
+            over = heard_meanwhile(context.state, work.record, context.clock())
+        record = _record(work, context, launch)
         if over is None:
             context.history.begin_run(record)
     if over is not None:
@@ -101,12 +100,11 @@ def _limits(signed: Limits | None) -> TreeLimits:
 
 def _record(work: Work, context: Context, launch: Launch) -> RunRecord:
     assert work.reference is not None, "a run without a reference"
-    before = context.history.runs(work.line.id, work.record.generation)
     return RunRecord(
         run=work.run_id,
         instruction=work.line.id,
         generation=work.record.generation,
-        attempt=len(before) + 1,
+        attempt=context.history.next_attempt(work.line.id, work.record.generation),
         program=work.program_name,
         manifest_sha256=work.record.manifest_sha256,
         argv=launch.argv,

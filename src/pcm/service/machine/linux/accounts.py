@@ -7,6 +7,7 @@ import contextlib
 import os
 import pwd
 import zlib
+from functools import cache
 from pathlib import Path
 
 from pcm.model.errors import MachineError, Retry
@@ -24,7 +25,7 @@ def account_named(name: str) -> Account:
         MachineError: `machine.account`.
     """
     if name == SYSTEM:
-        return _account_of(os.geteuid())
+        return _own_account(os.geteuid())
     try:
         return _from_entry(pwd.getpwnam(name))  # names first: an account may be called by a number that is another's
     except (KeyError, ValueError):
@@ -68,6 +69,11 @@ def transfer_account(name: str, seed: str) -> Account:
 def groups_of(account: Account) -> list[int]:
     """Every group of an account; only its own where it has no name."""
     return os.getgrouplist(account.name, account.group_id) if account.name else [account.group_id]
+
+
+@cache
+def _own_account(number: int) -> Account:
+    return _account_of(number)
 
 
 def _account_of(number: int) -> Account:

@@ -8,8 +8,8 @@ pidfd_open(2).
 import os
 import signal
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _PROC = Path("/proc")
 
@@ -17,8 +17,7 @@ _PROC = Path("/proc")
 FileIdentity = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """One process as it was when looked at. `started_ticks`: clock ticks after boot; with the id, unique for a boot."""
 
     id: int
@@ -35,12 +34,24 @@ class Process:
 def read_process(process_id: int) -> Process | None:
     """Look at one process; None if there is none."""
     try:
-        text = Path(f"/proc/{process_id}/stat").read_bytes()
+        text = _read(f"/proc/{process_id}/stat")
     except OSError:
         return None
     # the name in parentheses may itself hold spaces and parentheses
     rest = text[text.rfind(b")") + 2 :].split()
     return Process(process_id, int(rest[1]), rest[0].decode(), int(rest[19]))
+
+
+def _read(path: str) -> bytes:
+    """The whole of a small file of procfs: several times at each run."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pieces = []
+        while piece := os.read(descriptor, 1 << 16):
+            pieces.append(piece)
+    finally:
+        os.close(descriptor)
+    return b"".join(pieces)
 
 
 def all_processes() -> dict[int, Process]:
@@ -64,7 +75,7 @@ def own_children() -> list[int]:
     ids: list[int] = []
     try:
         for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 - called often, names only
-            ids += map(int, Path(f"/proc/self/task/{thread}/children").read_bytes().split())
+            ids += map(int, _read(f"/proc/self/task/{thread}/children").split())
     except FileNotFoundError:  # a kernel without that list
         me = os.getpid()
         return [process.id for process in all_processes().values() if process.parent == me]

@@ -7,8 +7,10 @@ which the run counts as unknown), so it is not synced.
 import base64
 import contextlib
 import json
+import os
 from pathlib import Path
 
+from pcm.service.machine.durable import write_all
 from pcm.service.machine.interface import Ended
 
 _NAME = "ended.json"
@@ -18,7 +20,11 @@ def keep_result(folder: Path, ended: Ended) -> None:
     """Write the result down; a full disk only means that it cannot be found again."""
     document = ended._asdict() | {"output_tail": base64.b64encode(ended.output_tail).decode()}
     with contextlib.suppress(OSError):
-        (folder / _NAME).write_text(json.dumps(document))
+        descriptor = os.open(folder / _NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(descriptor, json.dumps(document).encode())
+        finally:
+            os.close(descriptor)
 
 
 def kept_result(folder: Path) -> Ended | None:
@@ -33,4 +39,4 @@ def kept_result(folder: Path) -> Ended | None:
 def remove_result(folder: Path) -> None:
     """Forget it."""
     with contextlib.suppress(FileNotFoundError):
-        (folder / _NAME).unlink()
+        os.unlink(folder / _NAME)  # noqa: PTH108 - at each run

@@ -54,19 +54,26 @@ def _walk(path: Path) -> tuple[int, list[Problem]]:
         return -1, [Problem(str(path), "relative", f"{path} is not an absolute path.")]
     current = os.open("/", _LOOK)
     problems = _problems_of(Path("/"), os.fstat(current), is_last=len(path.parts) == 1)
-    here = Path("/")
-    for index, part in enumerate(path.parts[1:], start=2):
-        here /= part
+    parts = path.parts
+    for index, part in enumerate(parts[1:], start=2):
         try:
             deeper = os.open(part, _LOOK, dir_fd=current)
         except OSError as error:
+            here = Path(*parts[:index])
             problems.append(Problem(str(here), "missing", f"{here} cannot be looked at: {error.strerror}."))
             os.close(current)
             return -1, problems
         os.close(current)
         current = deeper
-        problems += _problems_of(here, os.fstat(current), is_last=index == len(path.parts))
+        status = os.fstat(current)
+        if not _is_ours_alone(status):
+            problems += _problems_of(Path(*parts[:index]), status, is_last=index == len(parts))
     return current, problems
+
+
+def _is_ours_alone(status: os.stat_result) -> bool:
+    """Whether there is surely nothing to say: a folder of root's that nobody else can change."""
+    return status.st_uid == 0 and stat.S_ISDIR(status.st_mode) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _problems_of(path: Path, status: os.stat_result, *, is_last: bool) -> list[Problem]:

@@ -10,7 +10,7 @@ import os
 import stat
 import sys
 import time
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pcm.model.errors import MachineError
 from pcm.service.machine.posix.beneath import best_opener, open_by_components
@@ -22,11 +22,10 @@ _MAX_DEPTH = 32
 PATIENCE_S = 300.0
 
 
-@dataclass(slots=True)
-class _Level:
+class _Level(NamedTuple):
     descriptor: int
     name: str
-    names: list[str] = field(default_factory=list)
+    names: list[str]
 
 
 def remove_tree(folder: int, name: str) -> None:
@@ -80,12 +79,24 @@ def _remove_one(levels: list[_Level], name: str) -> None:
 
 
 def _enter(folder: int, name: str) -> _Level | None:
-    """Open a subfolder and list it; anything else is unlinked at once."""
-    if _unlink(folder, name):
+    """Open a subfolder and list it; an empty one, and anything else, is removed at once."""
+    if _remove_at_once(folder, name):
         return None
     descriptor = _open_same_mount(folder, name)
     with os.scandir(descriptor) as entries:
         return _Level(descriptor, name, [entry.name for entry in entries])
+
+
+def _remove_at_once(folder: int, name: str) -> bool:
+    try:
+        os.rmdir(name, dir_fd=folder)  # follows nothing, and refuses what is mounted and what is not empty
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return _unlink(folder, name)
+    except OSError:
+        return False  # the long way finds out, and says, why
+    return True
 
 
 def _unlink(folder: int, name: str) -> bool:
