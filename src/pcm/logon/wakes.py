@@ -21,7 +21,7 @@ from starlette.types import Receive, Send
 
 HOLD_S = 4 * 3600  # how long a client may wait for one answer
 LOOK_S = 2.0
-MOST = 100_000
+MOST = 20_000  # 31 KiB each, measured
 SPARED_FILES = 512  # descriptors for everything that is not waiting
 AT_ONCE, PAUSE_S = 50, 0.1  # clients let go together, and the pause before the next ones: 500 a second
 

@@ -86,7 +86,8 @@ class Supervisor:
         self._logons = logons.Logons()
         self._awaited = self._came = False
         self._begun = 0.0
-        self._parked, self._parked_until = -1, 0.0
+        self._parked, self._parked_until, self._parked_from = -1, 0.0, b""
+        self._contact = False
         self._alarms, self._occasions = Alarms(), Occasions()
         self._clocks = Clocks(clock.boot(), clock.steady(), clock.wall())
         self._failures = 0
@@ -238,7 +239,7 @@ class Supervisor:
         self._forget(check.output)
         self._check = None
         said = check.finish()
-        self._awaited = said.logon
+        self._awaited, self._contact = said.logon, said.contact
         self._alarms.judge(news=said.news)
         self._wait_at_server(said)
         if self._again:
@@ -265,6 +266,7 @@ class Supervisor:
             os.close(said.parked)
             return
         self._parked, self._parked_until = said.parked, self._clock.boot() + said.wake_s * 0.9
+        self._parked_from = resident.local_address(said.parked)
         self._watch(said.parked, self._stirred)
 
     def _stirred(self) -> None:
@@ -276,7 +278,7 @@ class Supervisor:
         if self._parked >= 0:
             self._forget(self._parked)
             os.close(self._parked)
-        self._parked, self._parked_until = -1, 0.0
+        self._parked, self._parked_until, self._parked_from = -1, 0.0, b""
 
     def _hear_network(self) -> None:
         try:
@@ -286,8 +288,11 @@ class Supervisor:
             return
 
         def heard() -> None:
-            if known.changed():
+            changes = known.changes()
+            cut_off = self._parked_from in changes.lost
+            if cut_off:
                 self._leave_server()
+            if cut_off or (changes.came and not self._contact):  # else it is none of ours: a container's, a tunnel's
                 self._bring_forward(_spread())
 
         self._watch(known.fileno(), heard)

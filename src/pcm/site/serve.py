@@ -38,6 +38,8 @@ from pcm.site.rounds import Rounds
 
 LOGON = "/logon"
 DISTRIBUTION = "/distribution"
+BACKLOG = 1024
+MOST_CONNECTIONS = 1_000_000
 _log = logging.getLogger(__name__)
 
 
@@ -160,7 +162,7 @@ class Serving:
     async def _serve(self, signals: bool, on_ready: Callable[[], None] | None) -> None:
         host, port = self._listen
         check_free(host, port)
-        allow_many_files()
+        files_at_most = allow_many_files()
         app = SiteApp(self.site, self.intake)
         tls = self.site.configuration.tls
         files: dict[str, Any] = {}
@@ -174,6 +176,8 @@ class Serving:
             interface=Interfaces.ASGINL,
             http=HTTPModes.auto,
             websockets=False,
+            backlog=BACKLOG,
+            backpressure=files_at_most,  # whoever waits for news is a request under way: they must not keep others out
             log_level=LogLevels.warning,
             log_enabled=False,
             **files,
@@ -231,11 +235,12 @@ def check_free(host: str, port: int) -> None:
         raise MachineError(f"The site cannot listen at {host}:{port}: {error}.", code="machine.address") from error
 
 
-def allow_many_files() -> None:
-    """Open as many files as the system lets this process: each client that waits for news is a connection."""
+def allow_many_files() -> int:
+    """Open as many files as the system lets this process, and say how many: each client that waits for news is a connection."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], MOST_CONNECTIONS)
 
 
 def serve(folder: Path, *, listen: tuple[str, int] | None = None, on_ready: Callable[[], None] | None = None) -> None:

@@ -1,13 +1,14 @@
 """Making a site, starting it, stopping it, and starting it again: as a process of its own."""
 
 import signal
+import socket
 import sqlite3
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -58,6 +59,16 @@ def test_it_stops_in_order_when_told_to(small: SmallSite) -> None:
         assert running.wait(timeout=15) == 0
     with sqlite3.connect(small.folder / "site.db") as connection:
         assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
+
+
+def test_hundreds_of_connections_that_are_left_open_keep_nobody_out(small: SmallSite) -> None:
+    """Clients that wait for news are such."""
+    host, _, port = small.configuration.url.removeprefix("http://").partition(":")
+    with process(small), ExitStack() as stack:
+        for _ in range(400):
+            connection = stack.enter_context(socket.create_connection((host, int(port)), 10))
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert httpx.get(f"{small.configuration.url}/healthz", trust_env=False, timeout=10).text == "ok"
 
 
 def test_killed_and_started_again_it_goes_on(small: SmallSite) -> None:

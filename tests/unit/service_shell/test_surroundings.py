@@ -5,7 +5,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pcm.service.machine.addresses import Known, question, read_messages
+from pcm.service.machine.addresses import Changes, Known, question, read_messages
 from pcm.service.surroundings import ALARMS, APART_S, FREE_FALSE, LONGEST_PAUSE_S, Alarms, Clocks, Occasions
 
 
@@ -107,30 +107,38 @@ HERE, THERE = bytes((192, 0, 2, 1)), bytes((192, 0, 2, 2))
 NEW, GONE = 20, 21
 
 
+def told(known: Known, *data: bytes) -> tuple[bool, set[bytes]]:
+    changes = Changes()
+    known.take_in(b"".join(data), changes)
+    return changes.came, changes.lost
+
+
 def test_what_was_there_before_is_no_change() -> None:
     known = Known()
-    assert not known.take_in(message(NEW, HERE, sequence=1) + message(NEW, THERE, sequence=1))
-    assert not known.take_in(message(NEW, HERE))  # its lifetime was renewed
-    assert known.take_in(message(GONE, HERE))
-    assert known.take_in(message(NEW, HERE))
+    assert told(known, message(NEW, HERE, sequence=1), message(NEW, THERE, sequence=1)) == (False, set())
+    assert told(known, message(NEW, HERE)) == (False, set())  # its lifetime was renewed
+    assert told(known, message(GONE, HERE)) == (False, {HERE})
+    assert told(known, message(GONE, HERE)) == (False, set())
+    assert told(known, message(NEW, HERE)) == (True, set())
 
 
 def test_several_changes_in_one_datagram_count() -> None:
-    assert Known().take_in(message(NEW, HERE) + message(GONE, HERE))
+    assert told(Known(), message(NEW, HERE), message(GONE, HERE)) == (True, {HERE})
+    assert told(Known(), message(NEW, HERE), message(GONE, HERE), message(NEW, HERE)) == (True, set())
 
 
 def test_addresses_that_reach_nobody_do_not_count() -> None:
     known = Known()
-    assert not known.take_in(message(NEW, bytes((127, 0, 0, 1)), scope=254))
-    assert not known.take_in(message(NEW, bytes(16), scope=253))
-    assert not known.take_in(message(NEW, HERE, flags=0x40))  # not in use yet
-    assert known.take_in(message(NEW, HERE))
+    assert told(known, message(NEW, bytes((127, 0, 0, 1)), scope=254)) == (False, set())
+    assert told(known, message(NEW, bytes(16), scope=253)) == (False, set())
+    assert told(known, message(NEW, HERE, flags=0x40)) == (False, set())  # not in use yet
+    assert told(known, message(NEW, HERE)) == (True, set())
 
 
 def test_addresses_without_end_do_not_fill_memory() -> None:
     known = Known()
     for number in range(5000):
-        known.take_in(message(NEW, number.to_bytes(16, "big")))
+        told(known, message(NEW, number.to_bytes(16, "big")))
     assert len(known._addresses) <= 1024
 
 
@@ -143,7 +151,7 @@ def test_the_question_is_one_message_for_all_addresses() -> None:
 @given(st.binary(max_size=400) | st.binary(max_size=60).map(lambda junk: message(NEW, HERE) + junk))
 def test_any_datagram_is_read_to_its_end(data: bytes) -> None:
     assert len(read_messages(data)) <= len(data) // 16
-    Known().take_in(data)
+    told(Known(), data)
 
 
 @given(st.binary(min_size=8, max_size=60))

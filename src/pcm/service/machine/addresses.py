@@ -43,22 +43,31 @@ class Addresses:
         """Polls readable when something may have changed."""
         return self._socket.fileno()
 
-    def changed(self) -> bool:
-        """Take in what the kernel tells: whether an address that reaches others has come or gone."""
-        changed = False
+    def changes(self) -> "Changes":
+        """Take in what the kernel tells since the last time."""
+        changes = Changes()
         for _ in range(_MOST_READS):
             try:
                 data = self._socket.recv(_MOST_BYTES)
             except BlockingIOError:
                 break
             except OSError:
-                return True  # it could not tell everything: then something has changed
-            changed |= self._known.take_in(data)
-        return changed
+                changes.came = True  # it could not tell everything
+                break
+            self._known.take_in(data, changes)
+        return changes
 
     def close(self) -> None:
         """Listen no more."""
         self._socket.close()
+
+
+class Changes:
+    """What has happened. `came`: an address that was not there before. `lost`: addresses that are no longer."""
+
+    def __init__(self) -> None:
+        self.came = False
+        self.lost: set[bytes] = set()
 
 
 class Known:
@@ -67,17 +76,16 @@ class Known:
     def __init__(self) -> None:
         self._addresses: set[tuple[int, bytes]] = set()
 
-    def take_in(self, data: bytes) -> bool:
-        """Whether one datagram tells of a change; what it answers to our first question is none."""
-        changed = False
+    def take_in(self, data: bytes, changes: Changes) -> None:
+        """Note what one datagram tells; what it answers to our first question is no change."""
         for kind, sequence, address in read_messages(data):
             if kind == _NEW and address not in self._addresses and len(self._addresses) < _MOST_KNOWN:
                 self._addresses.add(address)
-                changed |= sequence != _FIRST_ANSWER
+                changes.came |= sequence != _FIRST_ANSWER
+                changes.lost.discard(address[1])
             elif kind == _DELETED and address in self._addresses:
                 self._addresses.discard(address)
-                changed = True
-        return changed
+                changes.lost.add(address[1])
 
 
 def question() -> bytes:
