@@ -281,6 +281,16 @@ class LastRefusal(msgspec.Struct, frozen=True, omit_defaults=True):
     count: int = 1
 
 
+class Update(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`trial`: version `new` has until `at` to show that it works. `returned`: it did not, and `old` is in use again since `at`."""
+
+    state: Literal["trial", "returned"]
+    old: str
+    new: str
+    at: datetime
+    why: str = ""
+
+
 class Status(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer", tag="status"):
     """Answer to `status`. `unreported`: reports that the site has not acknowledged; `unreported_why`: if no server takes any.
 
@@ -304,6 +314,7 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer"
     ledger_head: str = ""
     refusals: tuple[LastRefusal, ...] = ()
     standing: Standing = Standing()
+    update: Update | None = None
 
 
 class Fault(msgspec.Struct, frozen=True, tag_field="answer", tag="error"):

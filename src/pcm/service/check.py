@@ -34,6 +34,7 @@ from pcm.service.tables import count
 from pcm.service.transfer_progress import TransferProgress
 
 if TYPE_CHECKING:
+    from pcm.service.trial import Trial
     from pcm.service.work import Context
 
 PENDING = "enrolment.pending"
@@ -111,6 +112,7 @@ class Check:
             it.say("This computer is restarting: nothing new begins.")
             return Checked(going_down, None, Sent(0, 0))
         transfer_progress.forget(it.places.runtime)
+        trial = self._look_at_update()
         self._reconcile()  # check 1, its second half
         if take_over(it.state, it.identity.client_id):
             it.say("This computer has a new key: the orders and reports of the old one are forgotten.")
@@ -122,6 +124,8 @@ class Check:
         self._tell(
             "instructions", asked.trace, asked.error if late is not None else None
         )  # else it is the check's problem
+        if trial is not None and asked.contact:
+            self._confirm(trial)
         plan = self._work()  # checks 8 to 13
         sent = self._report(asked)
         look_again = self._restart()
@@ -134,11 +138,39 @@ class Check:
         return Checked(next_check_s, problem, sent, awaits, asked.contact, asked.changed)
 
     def _leave_rest(self, next_check_s: int) -> None:
-        """Note, for the next check, until when there is nothing to do here but to ask. Last of all: any change ends it."""
+        """Note, for the next check, until when there is nothing to do here but to ask. Last of all: any change ends it.
+
+        Not while a version is on trial, which has to show that it can do more than ask.
+        """
+        if self._it.places.trial.exists():
+            return
         from pcm.service.rest_rules import leave_rest  # noqa: PLC0415 - not for a check that is asked nothing after this one
 
         with self._it.state.transaction(durable=False):
             leave_rest(self._it, self._outlook.plan(self._it.clock()), next_check_s)
+
+    def _look_at_update(self) -> "Trial | None":
+        """Tell what came of the last update of this service; the trial that this version is on, if it is on one."""
+        it = self._it
+        if not it.places.returns.exists() and not it.places.trial.exists():
+            return None
+        from pcm.service.trial import ask_in_full, own_trial, tell_returns  # noqa: PLC0415 - rarely needed
+
+        for told in tell_returns(it.state, it.places):
+            it.say(told)
+        trial = own_trial(it.places)
+        if trial is not None:
+            ask_in_full(it.state)
+        return trial
+
+    def _confirm(self, trial: "Trial") -> None:
+        """This version reached a logon server, verified what it sent, and can plan with it: so much it has to show."""
+        from pcm.service.trial import confirm  # noqa: PLC0415 - rarely needed
+
+        it = self._it
+        self._outlook.plan(it.clock())
+        confirm(trial, it.places, it.state.meta(inbox.LAST_SERVER), it.clock())
+        it.say(f"Version {trial.new} works here: it reached its site and verified its instructions.")
 
     def _end_pauses(self) -> None:
         Journal(self._it.state).end_back_off()

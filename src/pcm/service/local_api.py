@@ -28,6 +28,7 @@ from pcm.service.outlook import Outlook
 from pcm.service.places import Places
 from pcm.service.requirements import check_requirements
 from pcm.service.state import State
+from pcm.service.trial import show_update
 
 if TYPE_CHECKING:
     from pcm.protocol.local import Verb
@@ -95,7 +96,7 @@ def answer(
     client_id = load_identity(places.identity).client_id
     with State.open(places.state, now, repair=False) as state:
         if request.verb == "status":
-            return Response(views.show_status(state, configuration, client_id, now))
+            return Response(views.show_status(state, configuration, client_id, now, show_update(places)))
         if request.verb == "ledger":
             return Response(views.show_ledger(state))
         if request.verb in _ABOUT_ALL:

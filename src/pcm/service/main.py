@@ -115,6 +115,13 @@ def _installing(add: Callable[[str, object, str], argparse.ArgumentParser]) -> N
     install.add_argument(
         "--keep-newer", action="store_true", help="a newer version that is here is no error, and stays"
     )
+    install.add_argument("--again", action="store_true", help="also a version that was here and did not work")
+    trial = install.add_mutually_exclusive_group()
+    trial.add_argument(
+        "--trial", metavar="SPAN", help="how long a newer version may take to show that it works (default: 15m)"
+    )
+    trial.add_argument("--no-trial", action="store_true", help="a newer version need not show anything")
+    add("watch-update", _watch_update, "Watch over a version on trial, from the one before. Not for people.")
     repair = add("repair", _repair, "Put right what `check` names of the installation. Key and records stay.")
     repair.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     remove = add("remove", _remove, "Remove the service. Key and records stay, and so does what programs installed.")
@@ -134,6 +141,12 @@ def _install(parsed: argparse.Namespace, places: Places) -> int:
     from pcm.service.installation.commands import run_install  # noqa: PLC0415 - each command loads its own
 
     return run_install(parsed, places)
+
+
+def _watch_update(parsed: argparse.Namespace, places: Places) -> int:
+    from pcm.service.installation.commands import run_watch  # noqa: PLC0415
+
+    return run_watch(parsed, places)
 
 
 def _repair(parsed: argparse.Namespace, places: Places) -> int:

@@ -95,6 +95,25 @@ class Places(NamedTuple):
         return self.state / "staging"
 
     @property
+    def trial(self) -> Path:
+        """The record of a version on trial, beside the versions."""
+        return self._program / "trial.json"
+
+    @property
+    def returns(self) -> Path:
+        """Which versions did not work here, beside the versions."""
+        return self._program / "returned.json"
+
+    @property
+    def confirmed(self) -> Path:
+        """What the service says of itself during a trial: that it works."""
+        return self.state / "confirmed.json"
+
+    @property
+    def _program(self) -> Path:
+        return (Path("/") if self.home is None else self.home) / "opt" / "pcm"
+
+    @property
     def runs(self) -> Path:
         """Output of each run."""
         return self.state / "runs"

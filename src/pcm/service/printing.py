@@ -148,6 +148,7 @@ def status(answer: local.Status, *, as_json: bool) -> None:
                 ("Site", answer.site),
                 ("Client id", answer.client_id),
                 ("Service version", answer.agent_version),
+                ("Update", _update(answer.update)),
                 (
                     "Instructions",
                     f"{answer.instructions} (serial {answer.serial}, until {tables.when(answer.expires)})",
@@ -167,6 +168,14 @@ def status(answer: local.Status, *, as_json: bool) -> None:
         refused = [(tables.when(each.at), each.code, str(each.count)) for each in answer.refusals]
         notes = [f"{each.source}: {each.reason}" if each.source else each.reason for each in answer.refusals]
         _put(tables.table(("first", "code", "times"), refused, notes=notes, width=_width()))
+
+
+def _update(update: local.Update | None) -> str:
+    if update is None:
+        return ""
+    if update.state == "trial":
+        return f"{update.new} is on trial until {tables.when(update.at)}; else {update.old} comes back"
+    return f"{update.new} did not work here; {update.old} is back since {tables.when(update.at)}. {update.why}"
 
 
 def _paused(pause: local.Pause | None) -> str:

@@ -144,6 +144,7 @@ def rests_on(it: "Equipment") -> set[tuple[str, str]]:
     contents = {
         places.configuration, places.instructions_root, places.packages_root, places.authority, places.identity,
         places.new_identity, places.state / "floors.json", Path(__file__), Path(__file__).parent, Path(__file__).parents[1],
+        places.trial, places.returns,
     }  # fmt: skip
     marks |= {(CONTENT, str(path)) for path in contents}
     trusted = (Path(it.configuration.ca_file),) if it.configuration.ca_file else ()

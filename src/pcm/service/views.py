@@ -108,7 +108,9 @@ def explain(state: State, outlook: Outlook, asker: Asker, wanted: str, now: date
     return local.Why(record.id, record.state.value if line is None else line.state.value, tuple(lines))
 
 
-def show_status(state: State, configuration: ClientConfiguration, client_id: str, now: datetime) -> local.Status:
+def show_status(
+    state: State, configuration: ClientConfiguration, client_id: str, now: datetime, update: local.Update | None = None
+) -> local.Status:
     """How the service is."""
     header = inbox.read_header(state)
     waiting = state.rows("SELECT count(*) FROM outbox WHERE acknowledged IS NULL")[0][0]
@@ -136,6 +138,7 @@ def show_status(state: State, configuration: ClientConfiguration, client_id: str
             for each in reversed(state.refusals(limit=_SHOWN_REFUSALS))
         ),
         standing=show_standing(state, None, now),
+        update=update,
     )
 
 

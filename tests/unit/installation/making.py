@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pcm.model.errors import MachineError
 from pcm.service.facts import read_facts
-from pcm.service.installation.layout import Layout
+from pcm.service.installation.layout import WATCH, Layout
 from pcm.service.installation.measures import MARK, NETWORK_ACCOUNT, Host
 from pcm.service.installation.release import DESCRIPTION, Release, read_release
 from pcm.service.machine.interface import Account, Problem
@@ -30,6 +30,10 @@ class RememberedComputer:
     up: bool = True
     calls: list[str] = field(default_factory=list)
     refuse: set[str] = field(default_factory=set)
+    restarts: int = 0
+    watch_enabled: bool = False
+    watching: bool = False
+    old_worker_in: Path | None = None
 
     def is_up(self) -> bool:
         return self.up
@@ -47,32 +51,56 @@ class RememberedComputer:
         self.accounts.discard(name)
 
     def service(self, name: str) -> ServiceState:
+        if name == WATCH:
+            found = self.layout.watch_unit if self.layout.watch_unit.exists() else None
+            return ServiceState(found, self.watch_enabled, self.watching)
         assert name == "pcmsvc.service"
         found = next((path for path in (self.layout.own_unit, self.layout.packaged_unit) if path.exists()), None)
-        return ServiceState(found, self.enabled, self.active)
+        return ServiceState(found, self.enabled, self.active, self.restarts)
 
     def reload(self) -> None:
         self._note("reload")
 
     def enable(self, name: str) -> None:
+        if name == WATCH:
+            self._note("enable watch")
+            self.watch_enabled = True
+            return
         self._note("enable")
         self.enabled = bool(name)
 
     def disable(self, name: str) -> None:
+        if name == WATCH:
+            self._note("disable watch")
+            self.watch_enabled = False
+            return
         self._note("disable")
         self.enabled = not name
 
     def start(self, name: str) -> None:
+        if name == WATCH:
+            self._note("start watch")
+            self.watching = True
+            return
         self._note("start")
         self.active = bool(name)
 
     def restart(self, name: str) -> None:
-        self._note("restart")
+        self._note("restart watch" if name == WATCH else "restart")
         assert name
+        self.restarts = 0
 
     def stop(self, name: str) -> None:
+        if name == WATCH:
+            self._note("stop watch")
+            self.watching = False
+            return
         self._note("stop")
         self.active = not name
+
+    def runs_from(self, lock: Path, tree: Path) -> bool:
+        assert lock.name == "pcmsvc.lock"
+        return tree == self.old_worker_in
 
     def trees_in_use(self, versions: Path) -> set[str]:
         assert versions == self.layout.versions

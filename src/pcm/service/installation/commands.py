@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
 
 from pcm.model.errors import RequestError
@@ -11,6 +12,8 @@ from pcm.service.installation.install import Installed, Wish, install, repair, r
 from pcm.service.installation.layout import SERVICE, Layout, own_tree
 from pcm.service.installation.measures import Host, installed_here, is_enrolled
 from pcm.service.installation.remove import remove
+from pcm.service.installation.trials import LEAST_PATIENCE_S, MOST_PATIENCE_S, PATIENCE_S
+from pcm.service.installation.watch import watch
 from pcm.service.kit_files import read_kit_file, read_token
 from pcm.service.machine.here import this_machine, this_registration
 from pcm.service.places import Places
@@ -26,7 +29,8 @@ def run_install(parsed: argparse.Namespace, places: Places) -> int:
     token = read_token(parsed.token, parsed.token_file)
     if token is not None and kit is None:
         raise RequestError("A token is of use with a kit only: give --kit FILE too.", code="usage")
-    wish = Wish(kit, token, keep_newer=parsed.keep_newer, dry_run=parsed.dry_run)
+    trial_s = 0 if parsed.no_trial else _trial_seconds(parsed.trial)
+    wish = Wish(kit, token, parsed.keep_newer, parsed.dry_run, parsed.again, trial_s)
     result = install(host, wish, utc_now, _teller(parsed))
     if parsed.dry_run:
         return _end(parsed, result)
@@ -41,6 +45,29 @@ def run_repair(parsed: argparse.Namespace, places: Places) -> int:
     if parsed.dry_run:
         return _end(parsed, result)
     return _end(parsed, result, _unmet(parsed, host, ask_servers=True))
+
+
+def run_watch(_parsed: argparse.Namespace, places: Places) -> int:
+    """`pcmsvc watch-update`: exit code 0 once the trial is over. Started by the unit that `install` makes."""
+    host = _host(places)
+    require_rights(host)
+
+    def say(told: str) -> None:
+        sys.stderr.write(f"pcmsvc: {told}\n")
+        sys.stderr.flush()
+
+    watch(host, utc_now, time.monotonic, time.sleep, say)
+    return DONE
+
+
+def _trial_seconds(text: str | None) -> int:
+    if text is None:
+        return PATIENCE_S
+    amount, unit = text[:-1], {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(text[-1:])
+    seconds = int(amount) * unit if unit and amount.isascii() and amount.isdigit() and len(amount) <= 6 else 0
+    if not LEAST_PATIENCE_S <= seconds <= MOST_PATIENCE_S:
+        raise RequestError(f"{text!r} is no time for a trial: write 15m, 2h or 1d, from 30s to 7d.", code="usage")
+    return seconds
 
 
 def run_remove(parsed: argparse.Namespace, places: Places) -> int:

@@ -18,6 +18,7 @@ from pcm.service.check import PENDING
 from pcm.service.configuration import load_configuration
 from pcm.service.enrolment import Enrolled, Kit, bring_up_to_date, check_free, enroll
 from pcm.service.facts import read_facts
+from pcm.service.installation import trials
 from pcm.service.installation.layout import (
     SERVICE,
     collect,
@@ -28,7 +29,9 @@ from pcm.service.installation.layout import (
 )
 from pcm.service.installation.measures import Host, Measure, is_enrolled, measures
 from pcm.service.installation.release import Release, file_problem
+from pcm.service.installation.trials import PATIENCE_S
 from pcm.service.state import State
+from pcm.service.trial import Trial, read_record
 
 
 class Installed(NamedTuple):
@@ -42,12 +45,16 @@ class Wish(NamedTuple):
     """What the administrator asked for.
 
     `kit`: enrol with it. `keep_newer`: leave a newer version alone instead of refusing (packages). `dry_run`: change nothing.
+    `again`: also a version that was here and did not work. `trial_s`: how long a newer version may take to show that it works;
+    0: it need not.
     """
 
     kit: Kit | None = None
     token: str | None = None
     keep_newer: bool = False
     dry_run: bool = False
+    again: bool = False
+    trial_s: int = PATIENCE_S
 
 
 def install(host: Host, wish: Wish, clock: Callable[[], datetime], say: Callable[[str], None]) -> Installed:
@@ -80,15 +87,27 @@ def install(host: Host, wish: Wish, clock: Callable[[], datetime], say: Callable
             )
         say(f"Version {before} is here, which is newer than {release.version}: it stays.")
         return Installed([])
+    why_bad = trials.why_bad(host.layout, release.version)
+    if why_bad and before != release.version and not wish.again:
+        if not wish.keep_newer:
+            raise RequestError(
+                f"Version {release.version} was here, and version {before} had to come back. {why_bad} Nothing was changed. To "
+                "try it once more: --again.",
+                code="installation.returned",
+            )
+        say(f"Version {release.version} was here and did not work ({why_bad}): version {before} stays.")
+        return Installed([])
     is_new = before is None or not is_enrolled(host.places)
     kit = _usable(host, wish.kit, say)
     work = _Work(say, wish.dry_run)
-    _place(host, work, tree, release, before)
+    _place(host, work, tree, release)
+    _put_on_trial(host, work, wish, before, release.version, clock)
+    _switch(host, work, before, release.version)
     _mend(work, measures(host, start=False))
     enrolled = _enrol(host, work, kit, wish.token, clock) if kit is not None else None
     _start(host, work, is_new=is_new, is_other=before not in {None, release.version})
     if not wish.dry_run:
-        for gone in collect(host.layout, host.registration.trees_in_use(host.layout.versions)):
+        for gone in collect(host.layout, host.registration.trees_in_use(host.layout.versions) | _on_trial(host)):
             work.done(f"removed version {gone}")
     return Installed(work.did, enrolled)
 
@@ -163,16 +182,44 @@ def _roots(configuration: ClientConfiguration) -> tuple[str, str]:
     return configuration.instructions_root, configuration.packages_root
 
 
-def _place(host: Host, work: _Work, tree: Path, release: Release, before: str | None) -> None:
+def _place(host: Host, work: _Work, tree: Path, release: Release) -> None:
     target = host.layout.version(release.version)
     lacking = 0 if tree == target else sum(1 for file in release.files if file_problem(target, file))
     if lacking:
         work.do(f"placed {lacking} files in {target}", lambda: place(host.layout, tree, release))
     elif tree != target:
         place(host.layout, tree, release) if not work.dry_run else None  # what is too much goes, the description comes
-    if before != release.version:
-        said = f"version {release.version} is in use" + (f" instead of {before}" if before else "")
-        work.do(said, lambda: switch(host.layout, release.version))
+
+
+def _put_on_trial(
+    host: Host, work: _Work, wish: Wish, before: str | None, new: str, clock: Callable[[], datetime]
+) -> None:
+    """Before the switch: from there on the version before watches over the new one. Without a trial nobody does."""
+    if before is None or before == new:
+        return
+    if wish.again and not work.dry_run:
+        trials.forget(host, new)
+    if wish.trial_s and trials.wants_trial(host, before):
+        old = trials.last_good(host, before)
+        told = f"version {new} is on trial: {old} comes back unless it reaches the site within {_span(wish.trial_s)}"
+        work.do(told, lambda: trials.begin(host, before, new, wish.trial_s, clock()))
+    elif not work.dry_run and host.layout.trial.exists():
+        trials.end(host)
+
+
+def _span(seconds: int) -> str:
+    return f"{seconds // 60} min" if seconds % 60 == 0 else f"{seconds} s"
+
+
+def _on_trial(host: Host) -> set[str]:
+    trial = read_record(Trial, host.layout.trial)
+    return set() if trial is None else {trial.old, trial.new}
+
+
+def _switch(host: Host, work: _Work, before: str | None, version: str) -> None:
+    if before != version:
+        said = f"version {version} is in use" + (f" instead of {before}" if before else "")
+        work.do(said, lambda: switch(host.layout, version))
         if not work.dry_run:
             host.registration.reload()  # a package may have brought another definition of the service
 

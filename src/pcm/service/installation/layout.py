@@ -19,6 +19,7 @@ from pcm.service.machine.durable import storing_error, sync_folder
 
 COMMANDS = ("pcmsvc", "pcmapp")
 SERVICE = "pcmsvc.service"
+WATCH = "pcm-watch.service"
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+~-]{0,63}")
 
 
@@ -46,6 +47,21 @@ class Layout(NamedTuple):
     def package(self) -> Path:
         """The files of the system's own package, if the client came as one."""
         return self.program / "package"
+
+    @property
+    def trial(self) -> Path:
+        """The record of a version on trial (`pcm.service.trial`)."""
+        return self.program / "trial.json"
+
+    @property
+    def returns(self) -> Path:
+        """Which versions did not work here."""
+        return self.program / "returned.json"
+
+    @property
+    def watch_unit(self) -> Path:
+        """The definition of what watches over a trial; there only while one lasts."""
+        return self.root / "etc" / "systemd" / "system" / WATCH
 
     @property
     def commands(self) -> dict[Path, str]:
@@ -206,7 +222,7 @@ def collect(layout: Layout, in_use: set[str]) -> list[str]:
     """Remove versions that nobody needs: not the one in use, not the newest before it, and none that something runs from.
 
     Args:
-        in_use: versions from which processes run.
+        in_use: versions from which processes run, and those that a trial may need.
 
     Returns:
         What was removed.

@@ -12,8 +12,9 @@ from datetime import datetime
 from pathlib import Path
 
 from pcm.model.errors import MachineError, PcmError, RequestError
+from pcm.service.installation import trials
 from pcm.service.installation.install import require_rights
-from pcm.service.installation.layout import SERVICE
+from pcm.service.installation.layout import SERVICE, WATCH
 from pcm.service.installation.measures import MARK, NETWORK_ACCOUNT, Host
 from pcm.service.installation.release import DESCRIPTION
 from pcm.service.machine.durable import storing_error
@@ -61,6 +62,7 @@ def remove(
 
     if not wait and (running := _running(host, clock)):
         raise _busy(running)
+    _end_trial(host, done)
     _stop(host, clock, done, wait=wait)
     if host.registration.service(SERVICE).enabled:
         host.registration.disable(SERVICE)
@@ -134,6 +136,15 @@ def _remove_commands(host: Host, done: Callable[[str], None]) -> None:
         if path.is_symlink() and str(path.readlink()) == leads_to:
             path.unlink()
             done(f"{path} is gone")
+
+
+def _end_trial(host: Host, done: Callable[[str], None]) -> None:
+    """First of all: what watches over a version must not bring another one back while all of them go."""
+    if host.layout.trial.exists() or host.layout.watch_unit.exists():
+        host.registration.stop(WATCH)
+        trials.end(host)
+        done("the trial of this version is over")
+    host.layout.returns.unlink(missing_ok=True)
 
 
 def _remove_unit(host: Host, done: Callable[[str], None]) -> None:

@@ -9,11 +9,15 @@ from typing import NamedTuple, Protocol
 
 
 class ServiceState(NamedTuple):
-    """How the system knows the service: `defined_by` is the file that counts (None: not known at all)."""
+    """How the system knows the service: `defined_by` is the file that counts (None: not known at all).
+
+    `restarts`: how often it failed and was started again by the system, since somebody asked for its start.
+    """
 
     defined_by: Path | None
     enabled: bool
     active: bool
+    restarts: int = 0
 
 
 class Registration(Protocol):
@@ -51,6 +55,9 @@ class Registration(Protocol):
 
     def stop(self, name: str) -> None:
         """Stop it in good order, if it runs."""
+
+    def runs_from(self, lock: Path, tree: Path) -> bool:
+        """Whether the process that last took this lock lives, and runs from that tree."""
 
     def trees_in_use(self, versions: Path) -> set[str]:
         """Names of folders directly below `versions` from which some process runs."""

@@ -52,10 +52,12 @@ class SystemdRegistration:
         enabled = _ask("systemctl", "is-enabled", "--quiet", name) == 0
         if not self.is_up():
             return ServiceState(None, enabled, active=False)
-        shown = _run("systemctl", "show", "--property=FragmentPath,ActiveState", name)
+        shown = _run("systemctl", "show", "--property=FragmentPath,ActiveState,NRestarts", name)
         told = dict(line.partition("=")[::2] for line in shown.splitlines())
         path = told.get("FragmentPath", "")
-        return ServiceState(Path(path) if path else None, enabled, told.get("ActiveState") in {"active", "activating"})
+        active = told.get("ActiveState") in {"active", "activating"}
+        restarts = told.get("NRestarts", "")
+        return ServiceState(Path(path) if path else None, enabled, active, int(restarts) if restarts.isdecimal() else 0)
 
     def reload(self) -> None:
         """Have systemd read its units again."""
@@ -85,6 +87,15 @@ class SystemdRegistration:
         """Stop the unit if it runs."""
         if self.is_up() and self.service(name).active:
             _run("systemctl", "stop", name)
+
+    def runs_from(self, lock: Path, tree: Path) -> bool:
+        """By the number of the process that stands in the lock; one that has ended runs from nothing."""
+        try:
+            number = lock.read_text("ascii").strip()
+            program = Path(os.readlink(_PROCESSES / str(int(number)) / "exe"))  # noqa: PTH115 - a deleted one keeps its name
+        except (OSError, ValueError):
+            return False
+        return program.is_relative_to(tree)
 
     def trees_in_use(self, versions: Path) -> set[str]:
         """Names of folders directly below `versions` from which some process runs."""

@@ -1,0 +1,127 @@
+"""`pcmsvc watch-update`: the version before watches over the one on trial, and comes back if that one does not work.
+
+Serves no step. Before: `trials.begin` started this as a unit of its own, from the tree of the version before, enabled for as
+long as the trial lasts: a restart of the computer or a kill of this process changes nothing but the moment. It decides by what
+the new version's service has confirmed, by how often the system had to start that service again, and by time: that in which this
+computer was awake and no worker of the version before still ran a program, by a clock that nobody sets.
+"""
+
+import enum
+from collections.abc import Callable
+from datetime import datetime
+from typing import NamedTuple
+
+from pcm.service.installation.layout import SERVICE, current_version
+from pcm.service.installation.measures import Host
+from pcm.service.installation.trials import end, go_back
+from pcm.service.trial import Returns, Trial, is_confirmed, read_record
+
+LOOK_S = 5.0
+MOST_RESTARTS = 5
+"""So often a service may fail and be started again before that is the answer."""
+
+
+class Verdict(enum.Enum):
+    """What has to be done about a trial."""
+
+    WAIT = "wait"
+    OVER = "over"
+    RETURN = "return"
+
+
+class Seen(NamedTuple):
+    """What one look shows.
+
+    Attributes:
+        in_use: The version that is in use.
+        confirmed: The new version has shown that it works.
+        returning: A return of this trial has begun.
+        restarts: How often the system has started the failed service again.
+        waited_s: Since the trial began, or since this process did; see `patience_left`.
+    """
+
+    in_use: str | None
+    confirmed: bool
+    returning: bool
+    restarts: int
+    waited_s: float
+
+
+def decide(trial: Trial, seen: Seen, patience_s: float) -> tuple[Verdict, str]:
+    """What to do, and why. Pure."""
+    if seen.returning:
+        return Verdict.RETURN, ""  # it is known already why
+    if seen.confirmed:
+        return Verdict.OVER, f"version {trial.new} works"
+    late = seen.waited_s >= patience_s
+    if seen.in_use != trial.new:
+        # `install` has not switched yet, or died before it did, or somebody else has switched
+        return (Verdict.OVER, f"version {trial.new} did not come into use") if late else (Verdict.WAIT, "")
+    if seen.restarts >= MOST_RESTARTS:
+        return Verdict.RETURN, f"Its service does not stay up: it was started again {seen.restarts} times."
+    if late:
+        minutes = max(round(patience_s / 60), 1)
+        return Verdict.RETURN, f"It did not reach the site and verify its instructions within {minutes} min."
+    return Verdict.WAIT, ""
+
+
+def patience_left(trial: Trial, now: datetime) -> float:
+    """Seconds that are left for a trial when this process begins: after a reboot less, but never so few that nothing can show.
+
+    The wall clock may be wrong by then in both directions.
+    """
+    return min(max((trial.until - now).total_seconds(), trial.patience_s / 3), trial.patience_s)
+
+
+def watch(
+    host: Host,
+    clock: Callable[[], datetime],
+    steady: Callable[[], float],
+    pause: Callable[[float], object],
+    say: Callable[[str], None],
+) -> None:
+    """Watch until the trial is over.
+
+    Args:
+        steady: seconds, of a clock that nobody sets and that stands while this computer sleeps.
+
+    Raises:
+        MachineError, StoreError, RequestError: something could not be done; the system starts this process again.
+    """
+    watched, patience_s, waited_s = "", 0.0, 0.0
+    while True:
+        trial = read_record(Trial, host.layout.trial)
+        if trial is None:
+            end(host)
+            return
+        if trial.id != watched:
+            watched, patience_s, waited_s = trial.id, patience_left(trial, clock()), 0.0
+            say(f"version {trial.new} is on trial; version {trial.old} comes back unless it works")
+        verdict, why = decide(trial, look(host, trial, waited_s), patience_s)
+        if verdict is Verdict.OVER:
+            say(f"the trial is over: {why}")
+            end(host)
+            return
+        if verdict is Verdict.RETURN:
+            go_back(host, trial, why, clock(), say)
+            return
+        before = steady()
+        pause(LOOK_S)
+        if not host.registration.runs_from(host.places.work_lock, host.layout.version(trial.old)):
+            waited_s += steady() - before
+
+
+def look(host: Host, trial: Trial, waited_s: float) -> Seen:
+    """Look at everything that the decision needs.
+
+    Raises:
+        MachineError: the system does not answer.
+    """
+    returns = read_record(Returns, host.layout.returns) or Returns()
+    return Seen(
+        in_use=current_version(host.layout),
+        confirmed=is_confirmed(trial, host.places),
+        returning=any(each.id == trial.id for each in returns.returns),
+        restarts=host.registration.service(SERVICE).restarts,
+        waited_s=waited_s,
+    )
