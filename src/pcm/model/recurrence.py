@@ -8,15 +8,19 @@ why no library evaluates them (docs/adr). What is left out of the RFC is refused
 
 import calendar
 import re
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time, timedelta
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 FREQUENCIES = ("HOURLY", "DAILY", "WEEKLY", "MONTHLY", "YEARLY")
-MOST_PERIODS = {"HOURLY": 3000, "DAILY": 15_000, "WEEKLY": 3000, "MONTHLY": 3000, "YEARLY": 3000}
-"""So far apart, in periods of their rule, two times of it may lie; and one question looks no further."""
+MOST_PERIODS = {"HOURLY": 3000, "DAILY": 15_000, "WEEKLY": 3000, "MONTHLY": 3000, "YEARLY": 400}
+"""So far apart, in periods of their rule, two times of it may lie; and one question looks no further.
+
+After 400 years every calendar repeats itself, so a YEARLY rule that gave no time until then gives none.
+"""
 MOST_COUNT = 1000
 MOST_PER_DAY = 96
 MOST_PER_HOUR = 4
@@ -96,10 +100,12 @@ def latest(rule: Rule, start: datetime, at: datetime) -> datetime | None:
     if rule.most is not None:
         return max((each for each in _counted(rule, start) if each <= at), default=None)
     number = min(_number_of(rule, start, at), _last_number(rule, start))
+    at = at if rule.until is None else min(at, rule.until)
     for each in range(number, max(number - MOST_PERIODS[rule.frequency], -1), -1):
-        found = [moment for moment in _period(rule, start, each) if moment <= at]
-        if found:
-            return found[-1]
+        period = _period(rule, start, each)
+        place = bisect_right(period, at)
+        if place:
+            return period[place - 1] if period[place - 1] >= start else None
     return None
 
 
@@ -108,10 +114,12 @@ def following(rule: Rule, start: datetime, at: datetime) -> datetime | None:
     if rule.most is not None:
         return min((each for each in _counted(rule, start) if each > at), default=None)
     first = max(_number_of(rule, start, at), 0) if at >= start else 0
+    at = max(at, start - datetime.resolution)
     for number in range(first, min(first + MOST_PERIODS[rule.frequency], _last_number(rule, start) + 1)):
-        for moment in _period(rule, start, number):
-            if moment > at:
-                return moment
+        period = _period(rule, start, number)
+        place = bisect_right(period, at)
+        if place < len(period):
+            return period[place] if rule.until is None or period[place] <= rule.until else None
     return None
 
 
@@ -256,8 +264,44 @@ def _hour(moment: datetime) -> datetime:
     return moment.replace(minute=0, second=0, microsecond=0)
 
 
-def _period(rule: Rule, start: datetime, number: int) -> list[datetime]:
-    """The times of one period, in order."""
+class _Period(Sequence[datetime]):
+    """The times of one period, in order; each is only made when it is asked for, for there may be 35,000 in a year.
+
+    Args:
+        days, clocks: Each day has a time at each hour and minute.
+        positions: Those that a rule chooses (BYSETPOS); none: all.
+        start: Whose seconds every time has.
+    """
+
+    def __init__(
+        self, days: list[date], clocks: list[tuple[int, int]], positions: tuple[int, ...], start: datetime
+    ) -> None:
+        self._days, self._clocks, self._start = days, clocks, start
+        count = len(days) * len(clocks)
+        chosen = {each - 1 if each > 0 else count + each for each in positions}
+        inside = sorted(each for each in chosen if 0 <= each < count)
+        self._places: Sequence[int] = inside if positions else range(count)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, place: int) -> datetime: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[datetime]: ...
+
+    def __getitem__(self, place: int | slice) -> datetime | list[datetime]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(len(self))[place]]
+        day, clock = divmod(self._places[place], len(self._clocks))
+        return datetime.combine(
+            self._days[day], time(*self._clocks[clock], self._start.second, self._start.microsecond)
+        )
+
+
+def _period(rule: Rule, start: datetime, number: int) -> _Period:
+    """The times of one period; also those before the start and after the rule's end."""
     step = number * rule.interval
     if rule.frequency == "HOURLY":
         hour = _hour(start) + timedelta(hours=step)
@@ -267,16 +311,7 @@ def _period(rule: Rule, start: datetime, number: int) -> list[datetime]:
     else:
         clocks = [(hour, minute) for hour in rule.hours or (start.hour,) for minute in rule.minutes or (start.minute,)]
         days = list(_days(rule, start, step))
-    times = [
-        datetime.combine(day, time(hour, minute, start.second, start.microsecond))
-        for day in days
-        for hour, minute in clocks
-    ]
-    if rule.positions:
-        last = len(times)
-        chosen = {each - 1 if each > 0 else last + each for each in rule.positions}
-        times = [moment for place, moment in enumerate(times) if place in chosen]
-    return [moment for moment in times if moment >= start and (rule.until is None or moment <= rule.until)]
+    return _Period(days, clocks, rule.positions, start)
 
 
 def _days(rule: Rule, start: datetime, step: int) -> Iterator[date]:
@@ -305,10 +340,15 @@ def _days(rule: Rule, start: datetime, step: int) -> Iterator[date]:
 
 
 def _days_of_month(rule: Rule, start: datetime, year: int, month: int) -> Iterator[date]:
-    default = () if rule.month_days or rule.weekdays else (start.day,)
-    for number in range(1, calendar.monthrange(year, month)[1] + 1):
+    weekday, last = calendar.monthrange(year, month)
+    default = () if rule.weekdays else (start.day,)
+    numbers = {each if each > 0 else last + 1 + each for each in rule.month_days or default} or range(1, last + 1)
+    wanted, ordinals = {each for _, each in rule.weekdays}, any(each for each, _ in rule.weekdays)
+    for number in sorted(numbers):
+        if not 0 < number <= last or (wanted and (weekday + number - 1) % 7 not in wanted):
+            continue
         day = date(year, month, number)
-        if (not default or number in default) and _fits_month_day(rule, day) and _fits_weekday(rule, day):
+        if not ordinals or _fits_weekday(rule, day):
             yield day
 
 
@@ -324,7 +364,7 @@ def _fits_weekday(rule: Rule, day: date) -> bool:
         return True
     weekday = day.weekday()
     if rule.frequency == "YEARLY" and not rule.months:
-        place = day.timetuple().tm_yday
+        place = day.toordinal() - date(day.year, 1, 1).toordinal() + 1
         last = 366 if calendar.isleap(day.year) else 365
     else:
         place, last = day.day, calendar.monthrange(day.year, day.month)[1]
@@ -339,8 +379,12 @@ def _counted(rule: Rule, start: datetime) -> tuple[datetime, ...]:
     """All times of a rule that counts them."""
     found: list[datetime] = []
     most = rule.most or 0
-    for number in range(min(MOST_PERIODS[rule.frequency], _last_number(rule, start) + 1)):
-        found += _period(rule, start, number)
-        if len(found) >= most:
-            break
+    last = _last_number(rule, start)
+    number = empty = 0
+    while len(found) < most and number <= last and empty < MOST_PERIODS[rule.frequency]:
+        period = _period(rule, start, number)
+        first = bisect_left(period, start)
+        found += period[first : first + most]
+        empty = 0 if first < len(period) else empty + 1
+        number += 1
     return tuple(found[:most])

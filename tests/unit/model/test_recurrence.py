@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 from itertools import islice
+from time import process_time
 from typing import Any
 
 import pytest
@@ -249,3 +250,29 @@ def test_times_far_away_are_looked_up_at_once() -> None:
     rule, start = parse_rule("FREQ=HOURLY"), datetime(1971, 1, 1)
     assert latest(rule, start, datetime(8999, 5, 5, 5, 30)) == datetime(8999, 5, 5, 5)
     assert following(rule, start, datetime(9000, 12, 31, 23, 30)) is None
+
+
+QUARTERS = f"BYHOUR={listed(range(24))};BYMINUTE=0,15,30,45;BYDAY={','.join(WEEKDAYS)}"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        f"FREQ=YEARLY;{QUARTERS};BYSETPOS=366;COUNT=1000",
+        f"FREQ=YEARLY;{QUARTERS};BYSETPOS=-366",
+        f"FREQ=YEARLY;{QUARTERS}",
+        f"FREQ=MONTHLY;{QUARTERS}",
+        f"FREQ=YEARLY;BYDAY=53MO;BYMONTHDAY={listed(range(1, 30))}",
+        "FREQ=YEARLY;BYDAY=53MO;BYMONTHDAY=2",
+        "FREQ=MONTHLY;BYDAY=5MO;BYMONTHDAY=1",
+    ],
+)
+def test_no_rule_is_a_bomb(rule: str) -> None:
+    """Whoever holds the policy key may order ten thousand such, and each is asked some hundred times at each look (DST)."""
+    parsed, moment = parse_rule(rule), START + timedelta(days=400)
+    began = process_time()
+    for _ in range(5):
+        latest(parsed, START, moment)
+        following(parsed, START, moment)
+        moment += timedelta(minutes=15)
+    assert process_time() - began < 3
