@@ -61,13 +61,14 @@ def parse_head(data: bytes) -> Head | None:
     Raises:
         ValueError: it is not HTTP/1.1, or too long.
     """
+    begin = 0
     while True:
-        end = data.find(b"\r\n\r\n", 0, MAX_HEAD)
+        end = data.find(b"\r\n\r\n", begin, MAX_HEAD)
         if end < 0:
             if len(data) >= MAX_HEAD:
                 raise ValueError("too long a head")
             return None
-        first, *lines = data[:end].split(b"\r\n")
+        first, *lines = data[begin:end].split(b"\r\n")
         version, _, rest = first.partition(b" ")
         code = rest[:3]
         if version not in (b"HTTP/1.1", b"HTTP/1.0") or not code.isdigit() or len(code) != 3 or rest[3:4] not in b" ":
@@ -77,7 +78,7 @@ def parse_head(data: bytes) -> Head | None:
             break
         if not 99 < status < 200 or status == 101:
             raise ValueError("not HTTP")
-        data = data[end + 4 :]  # an interim answer says nothing
+        begin = end + 4  # an interim answer says nothing
     wake_s = 0
     for line in lines:
         name, colon, value = line.partition(b":")
