@@ -2,7 +2,8 @@
 
 Serves steps 6–12: everything a client must remember stands in these tables. `pcm.service.state` applies what is missing when
 it opens the database, and `PRAGMA user_version` says how far a file has come. A migration, once released, never changes; a
-change of shape is another entry at the end of the list.
+change of shape is another entry at the end of the list. It only adds: tables, and columns that may be left out. For the version
+before may have to come back from a trial, and goes on with what the newer one has made of the database.
 
 Times are ISO 8601 text in UTC with microseconds and an offset, so they sort as text and never lose their zone.
 """
@@ -115,3 +116,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = tuple(
 """One entry per schema version, each a list of SQL statements; entry 0 leads to `user_version` 1."""
 
 VERSION = len(MIGRATIONS)
+
+READABLE = "schema.readable_from"  # in `meta`
+READABLE_FROM = 2
+"""The least VERSION of a service that can work with what these migrations make. It stays as long as migrations only add."""

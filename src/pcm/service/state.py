@@ -22,7 +22,7 @@ from pcm.service.journal_rows import SELECT_RELEASES, read_release
 from pcm.service.keepsakes import FILE, Keepsakes, merge_floors, merge_releases, read_keepsakes, write_keepsakes
 from pcm.service.records import InstalledRelease, RefusalRecord, to_text, to_time
 from pcm.service.rest import NAME as REST
-from pcm.service.schema import MIGRATIONS, VERSION
+from pcm.service.schema import MIGRATIONS, READABLE, READABLE_FROM, VERSION
 from pcm.trust.floors import Floor, Floors
 
 DATABASE = "state.db"
@@ -225,7 +225,7 @@ class State:
         with self.transaction() as connection:
             connection.execute("DELETE FROM floors WHERE repository = ?", (repository,))
             connection.executemany(
-                "INSERT INTO floors VALUES (?, ?, ?, ?)",
+                "INSERT INTO floors (repository, role, version, keyids) VALUES (?, ?, ?, ?)",
                 [(repository, role, floor.version, " ".join(floor.keys)) for role, floor in floors.roles.items()],
             )
             self._floors_changed = True
@@ -242,7 +242,8 @@ class State:
         """Record what was installed or removed. It reaches `floors.json` when the state is closed or next opened."""
         with self.transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO releases VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO releases (package, release, min_release, version, installed, changed) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
                 (
                     release.package,
                     release.release,
@@ -287,7 +288,7 @@ class State:
 
     def _check(self, *, known: bool, thoroughly: bool) -> None:
         version = self._user_version()
-        if version > VERSION:
+        if version > VERSION and not self._is_readable():
             raise StoreError(
                 f"The state database in {self.folder} was written by a newer PCM service (schema {version}, this one knows "
                 f"{VERSION}). Install that version again.",
@@ -321,11 +322,20 @@ class State:
             write_keepsakes(self.folder, self._keepsakes())
         self._floors_changed = self._releases_changed = False
 
+    def _is_readable(self) -> bool:
+        """Whether the newer service that made this schema says that this one can work with it (`schema.READABLE_FROM`)."""
+        try:
+            found = self._connection.execute("SELECT value FROM meta WHERE key = ?", (READABLE,)).fetchone()
+        except sqlite3.OperationalError:
+            return False
+        return found is not None and str(found[0]).isdecimal() and int(found[0]) <= VERSION
+
     def _migrate(self) -> None:
         for number, statements in enumerate(MIGRATIONS[self._user_version() :], start=self._user_version() + 1):
             for statement in statements:
                 self._connection.execute(statement)
             self._connection.execute(f"PRAGMA user_version = {number}")
+        self.set_meta(READABLE, str(READABLE_FROM))
 
     def _merge(self, keepsakes: Keepsakes) -> None:
         with self.transaction():

@@ -145,6 +145,8 @@ def test_a_newer_schema_is_never_taken_for_damage(folder: Path) -> None:
     State.open(folder, NOON).close()
     connection = sqlite3.connect(folder / "state.db")
     connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+    connection.execute("DELETE FROM meta WHERE key = 'schema.readable_from'")
+    connection.commit()
     connection.close()
     with pytest.raises(StoreError) as caught:
         State.open(folder, NOON)
