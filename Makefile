@@ -16,7 +16,7 @@ BENCHES := $(addprefix bench/,$(addsuffix .py,agent content site faces windows))
 LINT := "$(BIN)/ruff check --quiet" "$(BIN)/ruff format --check --quiet" "$(BIN)/mypy" "sh tools/quietly.sh $(BIN)/lint-imports"
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup system lint check test demo docs packages lock changelog clean \
+.PHONY: help setup system lint check test soak demo docs packages lock changelog clean \
 	bench bench-agent bench-content bench-site bench-faces bench-windows
 
 help: ## List these targets
@@ -38,6 +38,9 @@ check: setup ## Lint, docs, unit and contract tests: a minute or so
 test: setup system ## Everything: lint, docs, and all tests that this machine can run
 	@sh tools/all_of.sh $(LINT) "$(PY) tools/build_docs.py" "$(PY) tools/changelog.py check" \
 		"$(PY) -m pytest -q -n $(JOBS) $(PYTEST_ARGS)"
+
+soak: setup ## Years of a client and days of its service: what they hold must not grow (TICKS=50000 of three hours, ROUNDS=2000)
+	@PCM_SOAK_TICKS=$(or $(TICKS),50000) PCM_SOAK_ROUNDS=$(or $(ROUNDS),2000) $(PY) -m pytest -q tests/soak $(PYTEST_ARGS)
 
 demo: setup ## [demo/run.py] From an empty folder to installed software, then the stolen server; under a minute
 	@$(PY) tools/run_part.py demo/run.py -- $(ARGS)

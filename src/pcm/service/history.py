@@ -206,10 +206,9 @@ class History:
     # -- keeping it bounded -------------------------------------------------------------------------------------------
 
     def prune(self, before: datetime) -> None:
-        """Forget steps, reported outcomes and refusals, withdrawn instructions with their runs, and the runs of earlier times of
-        recurring ones, from before that time.
+        """Forget steps, reported outcomes and refusals, and withdrawn instructions with their runs, from before that time.
 
-        What is done and may have taken the place of something that is still ordered is remembered as long as that is.
+        Of a recurring instruction the runs of earlier times go too. What is done and may have taken the place of something that is still ordered is remembered as long as that is.
         """
         limit = to_text(before)
         with self.state.transaction() as connection:
