@@ -17,7 +17,8 @@ from pcm.model.errors import RequestError
 from pcm.model.ledger_chain import seal
 from pcm.protocol.report import MAX_ENVELOPE_BYTES, PAYLOAD_TYPE, Report, read_report
 from pcm.service import ledger
-from pcm.service.state import DATABASE, State
+from pcm.service.state import State
+from pcm.service.state_folder import DATABASE
 
 SITE_KNOWS = "ledger.acknowledged"  # number and hash of the last entry that the site has; outlives the database
 BEFORE = "ledger.before"  # the same of a ledger that was longer than its successor

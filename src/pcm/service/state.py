@@ -12,21 +12,21 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pcm.model.errors import MachineError, StoreError
 from pcm.service import store_errors
 from pcm.service.journal_rows import SELECT_RELEASES, read_release
-from pcm.service.keepsakes import FILE, Keepsakes, merge_floors, merge_releases, read_keepsakes, write_keepsakes
+from pcm.service.keepsakes import FILE, Keepsakes, merge_floors, merge_releases, write_keepsakes
 from pcm.service.records import InstalledRelease, RefusalRecord, to_text, to_time
 from pcm.service.rest import NAME as REST
 from pcm.service.schema import MIGRATIONS, READABLE, READABLE_FROM, VERSION
+from pcm.service.state_folder import DATABASE, connect, make_folder, recall, set_aside
 from pcm.trust.floors import Floor, Floors
 
-DATABASE = "state.db"
-BUSY_S = 10.0
 Rows = list[tuple[Any, ...]]
 
 
@@ -42,6 +42,7 @@ class State:
         self.folder = folder
         self.rebuilt = ""
         self._connection = connection
+        self._rest = f"{folder}/{REST}"
         self._depth = 0
         self._durable = True  # as `_connect` sets it
         self._notes: list[tuple[str, tuple[Any, ...]]] = []
@@ -62,16 +63,16 @@ class State:
                 without `repair`).
         """
         with store_errors.mapped_system(folder):
-            _make_folder(folder)
-            keepsakes, trouble = _recall(folder, now, repair=repair)
+            make_folder(folder)
+            keepsakes, trouble = recall(folder, now, repair=repair)
             loss = ""
             try:
                 state = cls._open_checked(folder, known=keepsakes is not None or bool(trouble))
             except (sqlite3.DatabaseError, StoreError) as error:
                 if not repair or not store_errors.is_damage(error):
                     raise
-                _set_aside(folder, now)
-                state = cls(folder, _connect(folder))
+                set_aside(folder, now)
+                state = cls(folder, connect(folder))
                 loss = store_errors.describe(error)
             state._prepare(keepsakes, now, loss=loss, trouble=trouble)
             return state
@@ -79,7 +80,7 @@ class State:
     @classmethod
     def _open_checked(cls, folder: Path, *, known: bool) -> Self:
         ended_badly = store_errors.ended_badly(folder)  # before SQLite touches its log
-        state = cls(folder, _connect(folder))
+        state = cls(folder, connect(folder))
         try:
             state._check(known=known, thoroughly=ended_badly)
         except BaseException:
@@ -104,20 +105,16 @@ class State:
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, durable: bool = True) -> AbstractContextManager[sqlite3.Connection]:
         """Change several rows or none. Inside another transaction it joins that one, and its durability.
 
         Raises:
             StoreError: `store.disk_full` and others; then nothing was changed.
         """
-        if self._depth:
-            self._depth += 1
-            try:
-                yield self._connection
-            finally:
-                self._depth -= 1
-            return
+        return _Joined(self._connection) if self._depth else self._begin(durable=durable)
+
+    @contextlib.contextmanager
+    def _begin(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
         before = self._floors_changed, self._releases_changed
         notes, self._notes = self._notes, []
         with store_errors.mapped(self.folder):
@@ -161,13 +158,19 @@ class State:
 
     def rows(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Rows:
         """Read rows. Raises StoreError."""
-        with store_errors.mapped(self.folder):
+        try:
             return self._connection.execute(query, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise store_errors.explain(error, self.folder) from error
 
     def _end_rest(self) -> None:
         """What an earlier check has left for the next one was made from what is about to change (`rest`)."""
-        with store_errors.mapped_system(self.folder), contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{self.folder}/{REST}")  # noqa: PTH108 - at each transaction
+        try:
+            os.unlink(self._rest)  # noqa: PTH108 - at each transaction
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise store_errors.explain_system(error, self.folder) from error
 
     def _undo(self) -> None:
         if self._connection.in_transaction:
@@ -364,47 +367,13 @@ class State:
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _make_folder(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # passing through is allowed (`places` says what for): every file here is the owner's alone by its own mode
-    if os.name == "posix" and folder.stat().st_mode & 0o066:
-        folder.chmod(0o700)
+class _Joined(NamedTuple):
+    """A transaction inside another one: it begins and ends nothing."""
 
+    connection: sqlite3.Connection
 
-def _connect(folder: Path) -> sqlite3.Connection:
-    path = folder / DATABASE
-    # made by us first, so that it never exists with other rights; SQLite gives its log files the same ones
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
-    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
-    try:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    def __enter__(self) -> sqlite3.Connection:
+        return self.connection
 
-
-def _recall(folder: Path, now: datetime, *, repair: bool) -> tuple[Keepsakes | None, str]:
-    """Read `floors.json`; a damaged one is put aside and told."""
-    try:
-        return read_keepsakes(folder), ""
-    except ValueError as error:
-        if not repair:
-            raise StoreError(f"{folder / FILE} is damaged: {error}.", code="store.damaged") from None
-        (folder / FILE).rename(folder / f"{FILE}.damaged-{_stamp(now)}")
-        return None, f"{FILE} was damaged and is kept aside."
-
-
-def _set_aside(folder: Path, now: datetime) -> None:
-    """Keep the damaged database, with its log, for whoever wants to look at it."""
-    target = folder / f"{DATABASE}.damaged-{_stamp(now)}"
-    for suffix in ("-wal", "-shm", ""):
-        source = folder / f"{DATABASE}{suffix}"
-        if source.exists():
-            source.rename(f"{target}{suffix}")
-    store_errors.clear_suspicion(folder)
-
-
-def _stamp(now: datetime) -> str:
-    return now.strftime("%Y%m%dT%H%M%S%f")
+    def __exit__(self, *_: object) -> None:
+        pass

@@ -36,12 +36,17 @@ def mapped(folder: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        primary = _primary(error)
-        if primary in _DAMAGE:
-            with contextlib.suppress(OSError):
-                (folder / SUSPECT).touch()
-        code, text = _CODES.get(primary, ("store.failed", "The state database in {place} failed."))
-        raise StoreError(f"{text.format(place=folder)} ({error})", code=code, retry=Retry.LATER) from error
+        raise explain(error, folder) from error
+
+
+def explain(error: sqlite3.Error, folder: Path) -> StoreError:
+    """What SQLite said, in our words; damage leaves its mark."""
+    primary = _primary(error)
+    if primary in _DAMAGE:
+        with contextlib.suppress(OSError):
+            (folder / SUSPECT).touch()
+    code, text = _CODES.get(primary, ("store.failed", "The state database in {place} failed."))
+    return StoreError(f"{text.format(place=folder)} ({error})", code=code, retry=Retry.LATER)
 
 
 @contextlib.contextmanager
@@ -51,7 +56,7 @@ def mapped_system(folder: Path) -> Iterator[None]:
         with mapped(folder):
             yield
     except OSError as error:
-        raise _from_system(error, folder) from error
+        raise explain_system(error, folder) from error
 
 
 def is_damage(error: Exception) -> bool:
@@ -82,7 +87,8 @@ def _primary(error: sqlite3.Error) -> int:
     return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
 
 
-def _from_system(error: OSError, folder: Path) -> StoreError:
+def explain_system(error: OSError, folder: Path) -> StoreError:
+    """What the file system said about the state folder, in our words."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return StoreError(f"There is no space left for the state in {folder}.", code="store.disk_full")
     return StoreError(f"The state in {folder} cannot be used: {error.strerror or error}.", code="store.not_writable")

@@ -20,7 +20,8 @@ from pcm.service import ledger, ledger_check
 from pcm.service.identity import Identity
 from pcm.service.outbox import Outbox
 from pcm.service.records import LedgerEntry
-from pcm.service.state import DATABASE, State
+from pcm.service.state import State
+from pcm.service.state_folder import DATABASE
 from pcm.site import client_ledgers, client_views, clients
 from pcm.site.pages import Slice
 from pcm.testing.small_site import SmallClient
