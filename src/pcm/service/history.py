@@ -208,7 +208,8 @@ class History:
     def prune(self, before: datetime) -> None:
         """Forget steps, reported outcomes and refusals, and withdrawn instructions with their runs, from before that time.
 
-        Of a recurring instruction the runs of earlier times go too. What is done and may have taken the place of something that is still ordered is remembered as long as that is.
+        Of a recurring instruction the runs of earlier times go too. What is done and may have taken the place of something that
+        is still ordered is remembered as long as that is.
         """
         limit = to_text(before)
         with self.state.transaction() as connection:
