@@ -38,8 +38,8 @@ class Asker(NamedTuple):
         return self.user_id == 0
 
     def shown(self) -> str:
-        """How it is recorded."""
-        return self.name or str(self.user_id)
+        """How it is recorded. A number alone could be somebody else's name."""
+        return self.name or f"#{self.user_id}"
 
 
 def may_see(record: InstructionRecord, asker: Asker) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from pcm.model.errors import MachineError, PcmError, RequestError
+from pcm.model.errors import PcmError, RequestError
 from pcm.protocol import local
 from pcm.protocol.local import MAX_REQUEST_BYTES, LocalRequest, read_request, write_answer
 from pcm.service import local_acts, views
@@ -45,7 +45,7 @@ def serve(connection: socket.socket, places: Places, machine: Machine, clock: Ca
         line = read_line(connection, READ_S)
     except OSError:
         return False  # whoever asked has gone
-    asker = Asker(peer.user_id, _name_of(machine, peer.user_id))
+    asker = Asker(peer.user_id, peer.name)
     if b'"watch"' in line and _is_watch(line):
         from pcm.service.watching import watch  # noqa: PLC0415 - few stay to watch
 
@@ -147,10 +147,3 @@ def _left(deadline: float) -> float:
     if left <= 0:
         raise TimeoutError("the other end is too slow")
     return left
-
-
-def _name_of(machine: Machine, user_id: int) -> str:
-    try:
-        return machine.account(str(user_id)).name
-    except MachineError:
-        return ""

@@ -1,6 +1,7 @@
 """The Linux computer as one object: what the service asks of it besides programs."""
 
 import os
+import pwd
 import socket
 import subprocess
 import sys
@@ -38,7 +39,31 @@ def test_a_program_runs_and_is_forgotten_through_the_one_object(machine: Machine
 def test_the_other_end_of_a_local_connection_is_told_by_the_kernel(machine: Machine) -> None:
     left, right = socket.socketpair(socket.AF_UNIX)
     with left, right:
-        assert machine.peer_of(left) == Peer(os.geteuid(), os.getegid(), os.getpid())
+        name = pwd.getpwuid(os.geteuid()).pw_name
+        assert machine.peer_of(left) == Peer(os.geteuid(), os.getegid(), os.getpid(), name)
+
+
+ANOTHERS_NUMBER = """
+import os, socket
+from pcm.service.machine.here import this_machine
+os.seteuid(4321)
+left, right = socket.socketpair()
+os.seteuid(0)
+print(this_machine().peer_of(left).name)
+"""
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize(("owner", "told"), [("anna:x:4321:4321::/:/bin/sh\n", "anna"), ("", "")])
+def test_nobody_is_taken_for_the_account_that_is_called_by_their_number(tmp_path: Path, owner: str, told: str) -> None:
+    accounts = tmp_path / "passwd"
+    accounts.write_text(f"root:x:0:0::/root:/bin/sh\n4321:x:17:17::/:/bin/sh\n{owner}")
+    script = 'mount --bind "$0" /etc/passwd && exec "$@"'
+    asked = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, accounts, sys.executable, "-c", ANOTHERS_NUMBER],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert asked.stdout.strip() == told
 
 
 @pytest.mark.needs("users")

@@ -204,3 +204,7 @@ def test_the_outlook_names_the_pause(state: State) -> None:
     assert hold is not None
     assert (hold.code, hold.until) == ("wait.paused", NOON + HOUR)
     assert "root paused this client until 2026-03-04 13:00 UTC" in hold.reason
+
+
+def test_a_number_without_a_name_is_nobody_else_s_name() -> None:
+    assert NAMELESS.shown() != Asker(1002, "4711").shown()

@@ -164,11 +164,12 @@ class Problem(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """The other end of a local socket, as the kernel tells it."""
+    """The other end of a local socket, as the kernel tells it; `name`: that of the number, empty if it has none."""
 
     user_id: int
     group_id: int
     process_id: int
+    name: str = ""
 
 
 class Account(NamedTuple):

@@ -66,6 +66,11 @@ def transfer_account(name: str, seed: str) -> Account:
     )
 
 
+def name_of(number: int) -> str:
+    """The name of a number; empty if it has none. Never by `account_named`: an account may be called by another's number."""
+    return _account_of(number).name
+
+
 def groups_of(account: Account) -> list[int]:
     """Every group of an account; only its own where it has no name."""
     return os.getgrouplist(account.name, account.group_id) if account.name else [account.group_id]

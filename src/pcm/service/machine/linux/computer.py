@@ -146,7 +146,7 @@ class LinuxMachine:
         process_id, user_id, group_id = _PEER.unpack(
             connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
         )
-        return Peer(user_id, group_id, process_id)
+        return Peer(user_id, group_id, process_id, accounts.name_of(user_id))
 
     def lock_instance(self, path: Path) -> InstanceLock:
         """See `posix.instance.FileLock.take`."""
