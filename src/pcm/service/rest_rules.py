@@ -4,7 +4,7 @@ Step 6, for the next check: after `check.Check` has asked, planned, worked and r
 what is written here. Planning happens at every look (KB Q163488), and a note never changes that: it is only left when the plan
 that was just made names the moment of its own next change, and nothing but that moment, a server's news or a change of the
 database (which takes the note away) can bring it about. Who waits for anything else, for somebody to log on, say, is looked at
-whole every time. Whatever is not understood here is a reason against; a note is never better than six hours.
+whole every time. Whatever is not understood here is a reason against; a note is never better than four hours.
 
 Requests are signed ahead, each for a time of its own: a server takes one only around that time (RFC 9421, `created`), so whoever
 stole the note could ask this client's logon server whether there is news until the note ends, and nothing else; and it lies
@@ -32,8 +32,8 @@ from pcm.trust.floors import dated_floor_s
 if TYPE_CHECKING:
     from pcm.service.check import Equipment
 
-LONGEST = timedelta(hours=6)
-SIGN_EVERY_S = 300
+LONGEST = timedelta(hours=4)
+SIGN_EVERY_S = 480
 WAKE = "wake"  # as `logon.app`
 OS_RELEASE = Path("/etc/os-release")
 # reasons to wait that end at the time that the line names, and those that only a change of the database can end
