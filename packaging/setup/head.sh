@@ -19,7 +19,8 @@ say_usage() {
     cat <<END
 Package Command Manager client $VERSION for Linux on $MACHINE ($KIT_TOLD).
 
-usage: sudo sh $SELF [--kit FILE] [--token TOKEN | --token-file FILE] [--dry-run] [--json]
+usage: sudo sh $SELF [--kit FILE] [--token TOKEN | --token-file FILE] [--trial SPAN | --no-trial] [--again]
+       [--dry-run] [--json]
        sh $SELF --help | --version | --verify
 
 Sets the client up, or brings the one that is here to this version: its key and its records stay. Doing it again is safe.
@@ -27,6 +28,9 @@ Sets the client up, or brings the one that is here to this version: its key and 
   --kit FILE          enrolment kit of a site (pcm client kit), instead of the one in this file
   --token TOKEN       one-time enrolment token; '-' reads it from standard input. Others on this computer see the command line
   --token-file FILE   file with the token
+  --trial SPAN        how long a newer version may take to show that it works, or the one before comes back (default: 15m)
+  --no-trial          a newer version need not show anything
+  --again             also a version that was here and did not work
   --dry-run           say what would be done, and do nothing
   --json              answer in JSON
   --verify            only hold this file against its own hashes; needs no rights

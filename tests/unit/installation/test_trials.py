@@ -171,6 +171,19 @@ def test_a_service_that_does_not_stay_up_is_not_waited_for(computer: tuple[Host,
     assert (current_version(host.layout), remembered.restarts) == ("1.0", 0)
 
 
+def test_failures_from_before_a_trial_are_not_its_own(computer: tuple[Host, RememberedComputer]) -> None:
+    host, remembered = computer
+    install(host, Wish(), clock, quiet)
+    remembered.restarts = 40
+
+    def count(number: int) -> Callable[[], object]:
+        return lambda: setattr(remembered, "restarts", number)
+
+    steps = {10: count(40 + MOST_RESTARTS - 1), 20: count(0), 30: count(MOST_RESTARTS - 1)}
+    look_after(host, Days({**steps, 60: lambda: confirm_here(host)}))
+    assert current_version(host.layout) == "1.1"
+
+
 def test_time_in_which_a_worker_of_the_version_before_still_runs_a_program_does_not_count(
     computer: tuple[Host, RememberedComputer],
 ) -> None:

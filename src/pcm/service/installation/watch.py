@@ -36,7 +36,7 @@ class Seen(NamedTuple):
         in_use: The version that is in use.
         confirmed: The new version has shown that it works.
         returning: A return of this trial has begun.
-        restarts: How often the system has started the failed service again.
+        restarts: How often the system has started the failed service again since the trial began.
         waited_s: Since the trial began, or since this process did; see `patience_left`.
     """
 
@@ -88,7 +88,7 @@ def watch(
     Raises:
         MachineError, StoreError, RequestError: something could not be done; the system starts this process again.
     """
-    watched, patience_s, waited_s = "", 0.0, 0.0
+    watched, patience_s, waited_s, restarts_before = "", 0.0, 0.0, 0
     while True:
         trial = read_record(Trial, host.layout.trial)
         if trial is None:
@@ -96,8 +96,12 @@ def watch(
             return
         if trial.id != watched:
             watched, patience_s, waited_s = trial.id, patience_left(trial, clock()), 0.0
+            restarts_before = host.registration.service(SERVICE).restarts
             say(f"version {trial.new} is on trial; version {trial.old} comes back unless it works")
-        verdict, why = decide(trial, look(host, trial, waited_s), patience_s)
+        seen = look(host, trial, waited_s)
+        restarts_before = min(restarts_before, seen.restarts)  # the system may begin to count anew, and may not
+        seen = seen._replace(restarts=seen.restarts - restarts_before)
+        verdict, why = decide(trial, seen, patience_s)
         if verdict is Verdict.OVER:
             say(f"the trial is over: {why}")
             end(host)

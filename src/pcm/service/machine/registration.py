@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 class ServiceState(NamedTuple):
     """How the system knows the service: `defined_by` is the file that counts (None: not known at all).
 
-    `restarts`: how often it failed and was started again by the system, since somebody asked for its start.
+    `restarts`: how often it failed and was started again by the system, since some time.
     """
 
     defined_by: Path | None

@@ -1,0 +1,159 @@
+"""The client updates itself on a real booted host: by its own site's package, on trial, with builds that are broken and one that works."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.e2e.booted_host import BootedHost
+from tests.e2e.client_packages import NEWER, Built, build, one, snapshot
+from tests.e2e.hosts import Site, served_site, wait_for
+from tests.e2e.packaged_host import KIT, PackagedClient
+from tools.packages.tree import source_version
+
+pytestmark = [pytest.mark.needs("nspawn", "packages"), pytest.mark.timeout(900)]
+
+TRIAL = "45s"
+PATIENCE_S = 180.0
+DOES_NOT_START = "98.0.0"
+DOES_NOT_REACH = "98.1.0"
+
+
+class Damage(NamedTuple):
+    """What makes a build a broken one: a piece of its code, and what stands there instead."""
+
+    file: str
+    right: str
+    wrong: str
+
+
+DAMAGES = {
+    DOES_NOT_START: Damage(
+        "src/pcm/service/main.py",
+        "def _run(_parsed: argparse.Namespace, places: Places) -> int:\n",
+        "def _run(_parsed: argparse.Namespace, places: Places) -> int:\n    return 1\n",
+    ),
+    DOES_NOT_REACH: Damage(
+        "src/pcm/service/sources.py",
+        'clients/{self._identity.client_id}/timestamp.json")',
+        'clients/{self._identity.client_id}/timestamps.json")',
+    ),
+}
+
+
+class Lab(NamedTuple):
+    """A site, a client of it that came as a package, and setups of newer versions by version."""
+
+    site: Site
+    client: PackagedClient
+    setups: dict[str, Path]
+
+    def order(self, version: str) -> str:
+        """Have the site update its clients as it installs anything else; the job's id."""
+        setup = self.setups[version]
+        package = f"pcm-client-{version.replace('.', '-')}"
+        described = f'name: {package}\nversion: "{version}"\nplatforms: [linux-any]\nprograms:\n  install:\n'
+        described += "    command: [run]\n    timeout: 5m\n"
+        script = f"#!/bin/sh\nexec sh ./{setup.name} --trial {TRIAL}\n"
+        self.site.publish_described(described, package, files={"run": script}, debs=(setup,))
+        return self.site.order(package)
+
+    def status(self) -> dict[str, Any]:
+        """What `pcmsvc status` says, once there is one that can say it."""
+        said = self.client.pcmsvc("status", "--json", check=False).stdout
+        status: dict[str, Any] = json.loads(said) if said else {}
+        return status
+
+    def comes_into_use(self, version: str) -> None:
+        """Wait until a version is in use."""
+        wait_for(lambda: self.client.version() == version, f"version {version}", PATIENCE_S)
+
+    def trial_ends(self) -> None:
+        """Wait until nobody watches any more."""
+        wait_for(lambda: not self.client.host.path("/opt/pcm/trial.json").exists(), "the end of the trial", PATIENCE_S)
+        unit = self.client.host.path("/etc/systemd/system/pcm-watch.service")
+        wait_for(lambda: not unit.exists(), "the end of what watches")
+
+    def is_told(self, version: str) -> bool:
+        """Whether the site knows that this version had to go."""
+        refusals = json.loads(self.site.pcm("client", "show", self.client.host.name, "--json")).get("refusals", [])
+        return any(each["code"] == "update.returned" and version in each["reason"] for each in refusals)
+
+
+def broken(folder: Path, version: str) -> Path:
+    """The setup of a version with its damage, built as every other one."""
+    damage, source = DAMAGES[version], folder / f"source-{version}"
+    snapshot(source)
+    text = (source / damage.file).read_text()
+    assert text.count(damage.right) == 1
+    (source / damage.file).write_text(text.replace(damage.right, damage.wrong))
+    build(source, folder / version, "--version", version, "--format", "run")
+    return one(folder / version, "*.run")
+
+
+@pytest.fixture(scope="module")
+def lab(nspawn_base: Path, client_packages: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("lab")
+    setups = {version: broken(folder, version) for version in DAMAGES} | {NEWER: client_packages.newer_setup()}
+    with BootedHost(nspawn_base, bare=True) as host, served_site(folder, host.gateway) as site:
+        host.boot()
+        client = PackagedClient(host, site)
+        put = client.type("dpkg", "--install", client.bring(client_packages.deb(), "client.deb"))
+        assert put.returncode == 0, put.stdout + put.stderr
+        client.pcmsvc("install", "--kit", KIT, "--token", site.token())
+        wait_for(host.path("/var/lib/pcm/last-contact").exists, "first contact")
+        yield Lab(site, client, setups)
+
+
+def test_q168463_a_version_whose_service_does_not_start_goes_by_itself(lab: Lab) -> None:
+    who, started = lab.client.client_id(), lab.order(DOES_NOT_START)
+    lab.client.pcmsvc("sync")
+    lab.comes_into_use(DOES_NOT_START)
+    lab.comes_into_use(source_version())
+    lab.trial_ends()
+    lab.client.settle(started)
+    wait_for(lambda: lab.is_told(DOES_NOT_START), "what the site is told", PATIENCE_S)
+    assert (lab.client.client_id(), lab.client.unmet(), lab.client.mess()) == (who, set(), [])
+    update = lab.status()["update"]
+    assert (update["state"], update["old"], update["new"]) == ("returned", source_version(), DOES_NOT_START)
+    assert "does not stay up" in update["why"]
+    shown = lab.client.pcmsvc("status").stdout
+    assert f"{DOES_NOT_START} did not work here; {source_version()} is back since" in shown
+
+
+def test_q168463_a_version_that_does_not_reach_its_site_goes_although_the_power_fails_meanwhile(lab: Lab) -> None:
+    job = lab.order(DOES_NOT_REACH)
+    lab.client.pcmsvc("sync")
+    lab.comes_into_use(DOES_NOT_REACH)
+    wait_for(lambda: lab.status().get("update", {}).get("state") == "trial", "the trial", PATIENCE_S)
+    assert "is on trial until" in lab.client.pcmsvc("status").stdout
+    lab.client.host.kill_power()
+    lab.client.host.boot()
+    assert lab.client.version() == DOES_NOT_REACH
+    assert lab.client.host.shell("systemctl is-active pcm-watch") == "active\n"
+    lab.comes_into_use(source_version())
+    lab.trial_ends()
+    lab.client.settle(job)
+    wait_for(lambda: lab.is_told(DOES_NOT_REACH), "what the site is told", PATIENCE_S)
+    assert lab.client.unmet() == set()
+
+    again = lab.client.type("sh", lab.client.bring(lab.setups[DOES_NOT_REACH]))
+    assert again.returncode == 1
+    assert f"Version {DOES_NOT_REACH} was here, and version {source_version()} had to come back." in again.stderr
+    assert lab.client.version() == source_version()
+
+
+def test_q168463_a_version_that_works_stays_and_the_program_that_brought_it_is_reported(lab: Lab) -> None:
+    known = lab.client.settle(lab.order(NEWER))
+    assert known["results"][0]["exit_code"] == 0, known
+    lab.trial_ends()
+    assert (lab.client.version(), lab.client.unmet(), lab.client.mess()) == (NEWER, set(), [])
+    assert "update" not in lab.status()
+    confirmed = json.loads(lab.client.host.path("/var/lib/pcm/confirmed.json").read_text())
+    assert confirmed["version"] == NEWER
+    lab.client.host.reboot()
+    assert lab.client.version() == NEWER
+    assert lab.client.host.shell("systemctl list-unit-files --no-legend 'pcm-watch*' || :") == ""
+    wait_for(lambda: lab.client.unmet() == set(), "everything as it must be")
