@@ -43,7 +43,9 @@ def missing_network() -> str | None:
     absent = [tool for tool in ("ip", "ss", "nsenter") if shutil.which(tool) is None]
     if absent:
         return f"needs {', '.join(absent)} (Debian packages iproute2, util-linux)"
-    script = "ip link add bridge type bridge && ip link add one type veth peer name other && ip link set one master bridge"
+    script = (
+        "ip link add bridge type bridge && ip link add one type veth peer name other && ip link set one master bridge"
+    )
     return failure_of(["unshare", "--net", "sh", "-c", script], "make a network of its own")
 
 

@@ -149,7 +149,11 @@ def distribution_files(api: Api, status: SiteStatus) -> Callable[[str, int], Ite
     named = [server.location for server in status.servers if server.kind == "distribution"]
     locations = [location for location in named if not location.startswith("smb:")]
     if not locations:
-        what = "no distribution server but shares; publishing needs one over https too" if named else "no distribution server"
+        what = (
+            "no distribution server but shares; publishing needs one over https too"
+            if named
+            else "no distribution server"
+        )
         raise RequestError(f"The site names {what}.", code="not_found")
     location = locations[0].rstrip("/")
 

@@ -1,6 +1,5 @@
 """A check as the supervisor starts it, and what came of it: the line, the connection, and how much was loaded for it."""
 
-import os
 import select
 import socket
 import subprocess
@@ -76,4 +75,4 @@ def until_quick(client: Client) -> None:
         done.close()
         if not done.whole:
             return
-    raise AssertionError(f"{done.errors} {os.listdir(client.places.state)}")
+    raise AssertionError(f"{done.errors} {list(client.places.state.iterdir())}")

@@ -1,6 +1,5 @@
 """`package.yaml`: what a good one becomes, and what each kind of mistake says: file, line, column, key, found, expected."""
 
-
 import jsonschema
 import msgspec
 import pytest
@@ -489,6 +488,4 @@ def test_the_schema_refuses_what_an_editor_can_see(text: str) -> None:
 def test_a_package_may_take_the_place_of_others_but_not_of_itself() -> None:
     package = read("supersedes: [old-tool, older.tool]\n" + SMALL).package
     assert package.supersedes == ("old-tool", "older.tool")
-    assert "supersedes[1]: the package itself" in only_mistake(
-        f"supersedes: [old-tool, {package.package}]\n" + SMALL
-    )
+    assert "supersedes[1]: the package itself" in only_mistake(f"supersedes: [old-tool, {package.package}]\n" + SMALL)

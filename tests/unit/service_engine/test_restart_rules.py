@@ -65,7 +65,7 @@ def test_never_leaves_it_to_people_but_not_to_those_who_ask_for_it() -> None:
 
 def test_whoever_is_logged_on_is_asked_and_never_forced() -> None:
     made = ask(wish(), ALICE)
-    assert (made.step, made.code, made.until, made.tell) == (Step.WAITING, "restart.asked", None, {"alice"})
+    assert (made.step, made.code, made.until, made.tell) == (Step.WAITING, "restart.asked", None, frozenset({"alice"}))
     much_later = ask(wish(max_s=3600, times=3), ALICE, NOON + 100 * HOUR, **told("alice"))
     assert (much_later.step, much_later.tell) == (Step.WAITING, frozenset())
     assert ask(wish(), ALICE, NOON + HOUR, **told("alice", requested_by="alice")).step is Step.NOW
@@ -74,7 +74,7 @@ def test_whoever_is_logged_on_is_asked_and_never_forced() -> None:
 def test_q135584_force_is_announced_counted_down_and_then_it_comes() -> None:
     forced = wish(policy="force", countdown_s=600)
     first = ask(forced, ALICE)
-    assert (first.step, first.due, first.tell) == (Step.ANNOUNCED, NOON + timedelta(minutes=10), {"alice"})
+    assert (first.step, first.due, first.tell) == (Step.ANNOUNCED, NOON + timedelta(minutes=10), frozenset({"alice"}))
     said = told("alice", due=first.due)
     assert ask(forced, ALICE, NOON + timedelta(seconds=599), **said).step is Step.ANNOUNCED
     assert ask(forced, ALICE, NOON + timedelta(seconds=600), **said).step is Step.NOW
@@ -89,9 +89,9 @@ def test_whoever_logs_on_during_the_countdown_has_a_minute_too() -> None:
     forced = wish(policy="force", countdown_s=600)
     both = Around(users=("alice", "bob"))
     late = ask(forced, both, NOON + timedelta(seconds=590), **told("alice", due=NOON + timedelta(seconds=600)))
-    assert (late.step, late.due, late.tell) == (Step.ANNOUNCED, NOON + timedelta(seconds=650), {"bob"})
+    assert (late.step, late.due, late.tell) == (Step.ANNOUNCED, NOON + timedelta(seconds=650), frozenset({"bob"}))
     early = ask(forced, both, NOON + timedelta(seconds=10), **told("alice", due=NOON + timedelta(seconds=600)))
-    assert (early.due, early.tell) == (NOON + timedelta(seconds=600), {"bob"})
+    assert (early.due, early.tell) == (NOON + timedelta(seconds=600), frozenset({"bob"}))
 
 
 def test_a_restart_that_becomes_forced_is_announced_anew() -> None:
@@ -134,8 +134,7 @@ def test_one_restart_for_many_by_the_strictest_policy_and_the_smallest_budget() 
 
 def test_it_waits_for_what_runs_even_if_somebody_chose_now() -> None:
     busy = Around(at_work=True)
-    for said in ({}, {"requested_by": "root"}):
-        made = ask(wish(policy="force"), busy, **said)
+    for made in (ask(wish(policy="force"), busy), ask(wish(policy="force"), busy, requested_by="root")):
         assert (made.step, made.code) == (Step.WAITING, "restart.at_work")
 
 
@@ -191,5 +190,5 @@ def test_a_restart_that_was_chosen_with_others_here_comes_at_the_time_said() -> 
     both = Around(users=("alice", "bob"))
     chosen = told("alice", due=NOON + LEAST_NOTICE, requested_by="alice")
     made = ask(wish(policy="force"), both, **chosen)
-    assert (made.step, made.until, made.tell) == (Step.ANNOUNCED, NOON + LEAST_NOTICE, {"bob"})
+    assert (made.step, made.until, made.tell) == (Step.ANNOUNCED, NOON + LEAST_NOTICE, frozenset({"bob"}))
     assert ask(wish(policy="force"), both, NOON + LEAST_NOTICE, **chosen).step is Step.NOW
