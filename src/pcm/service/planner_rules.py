@@ -179,7 +179,7 @@ def dependency(case: Case, desk: Desk) -> Finding:
         other = desk.find(name)
         if other is None:
             return wait("dependency", f"It waits for {name}, which is not ordered here.", "wait.dependency", None)
-        if other.record.state not in DONE_WELL:
+        if not other.settled:  # what failed has failed, whatever takes its place
             other = desk.in_place_of(other)
         if other.record.state not in DONE_WELL:
             return wait(

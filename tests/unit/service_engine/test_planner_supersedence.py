@@ -160,6 +160,14 @@ def test_what_waits_for_the_superseded_one_waits_for_what_takes_its_place() -> N
     assert made[job_id(3)].action is Action.RUN
 
 
+def test_what_failed_stays_in_the_way_of_what_comes_after_it_although_something_took_its_place() -> None:
+    old, new, behind = release(1), release(2), instruction(3, after=(job_id(1),))
+    around = situation(old, new, behind, releases={"tool": here(new)})
+    records = [record(old, state=Stage.FAILED), record(new, state=Stage.SUCCEEDED, changed=NOON), record(behind)]
+    line = decide(records, around)[job_id(3)]
+    assert (line.code, job_id(1) in line.reason, "which failed" in line.reason) == ("wait.dependency", True, True)
+
+
 def test_what_is_settled_or_at_work_keeps_its_state() -> None:
     old, new = release(1), release(2)
     for state in (Stage.SUCCEEDED, Stage.RUNNING):
