@@ -19,7 +19,7 @@ from pcm.service.restart_rules import MOST_TRIES, PATIENCE, Decision, Policy, St
 from pcm.service.state import State
 
 FAILED = "restart.failed"
-TOLD = "restart.told"  # number of the row, then the names of those who were told
+TOLD = "restart.told"  # number of the row, then the names of those who were told; a colon is in no name (passwd(5))
 RESTARTED, NOT_HAPPENED, NOT_NEEDED = "restarted", "not_happened", "not_needed"
 _POLICIES: dict[str, Policy] = {"never": "never", "ask": "ask", "force": "force"}
 
@@ -94,7 +94,7 @@ def read_standing(state: State, row: Row | None, terms: Terms, boot_id: str) -> 
         "SELECT ended FROM restarts WHERE boot_id = ? AND outcome = ? AND begun >= ? ORDER BY ended",
         (boot_id, NOT_HAPPENED, to_text(terms.asked)),
     )
-    seq, *told = state.meta(TOLD).split()[:1000] or [""]
+    seq, *told = state.meta(TOLD).split(":")[:1000]
     standing = Standing(terms.policy, tries=len(tried), tried=to_time(tried[-1][0]) if tried else None)
     if row is None:
         return standing
@@ -132,9 +132,9 @@ def keep(state: State, row: Row | None, terms: Terms, decision: Decision, boot_i
         kept = read_open(state)
         assert kept is not None, "the row was just written"
         if decision.tell:
-            seq, *told = state.meta(TOLD).split() or [""]
+            seq, *told = state.meta(TOLD).split(":")
             names = sorted({*(told if seq == str(kept.seq) else ()), *decision.tell})
-            state.set_meta(TOLD, " ".join([str(kept.seq), *names]))
+            state.set_meta(TOLD, ":".join([str(kept.seq), *names]))
     return kept
 
 

@@ -115,6 +115,15 @@ def test_whoever_is_logged_on_chooses_when(client: Restarting) -> None:
     assert client.computer.asked == [client.now]
 
 
+def test_no_name_of_a_user_is_told_again_and_again_and_so_holds_a_forced_restart_up(client: Restarting) -> None:
+    client.computer.people = {"EXAMPLE\\john doe": False}
+    client.ask_for_restart(order(policy="force"))
+    for _ in range(10):
+        client.check()
+        client.pass_time(minutes=1)
+    assert (len(client.computer.shown), len(client.computer.asked)) == (1, 1)
+
+
 def test_it_comes_once_nobody_is_logged_on(client: Restarting) -> None:
     client.computer.people = {"alice": False}
     client.ask_for_restart(order())
