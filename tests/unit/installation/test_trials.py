@@ -304,6 +304,15 @@ def test_removal_ends_a_trial_first(computer: tuple[Host, RememberedComputer]) -
     assert not host.layout.program.exists()
 
 
+def test_a_removal_that_is_refused_leaves_a_trial_on(computer: tuple[Host, RememberedComputer]) -> None:
+    host, remembered = computer
+    install(host, Wish(), clock, quiet)
+    remembered.refuse.add("stop")
+    with pytest.raises(MachineError):
+        remove(host, clock, quiet)
+    assert (remembered.watching, host.layout.trial.exists(), host.layout.watch_unit.exists()) == (True, True, True)
+
+
 # ---- the decision
 
 

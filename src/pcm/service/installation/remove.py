@@ -62,8 +62,8 @@ def remove(
 
     if not wait and (running := _running(host, clock)):
         raise _busy(running)
-    _end_trial(host, done)
     _stop(host, clock, done, wait=wait)
+    _end_trial(host, done)
     if host.registration.service(SERVICE).enabled:
         host.registration.disable(SERVICE)
         done("the service does not start with the computer any more")
@@ -110,6 +110,18 @@ def _busy(running: str) -> MachineError:
 
 
 def _stop(host: Host, clock: Callable[[], datetime], done: Callable[[str], None], *, wait: bool) -> None:
+    """Stop what runs; first what watches over a trial: it might bring another version back while all of them go."""
+    watching = host.registration.service(WATCH).active
+    host.registration.stop(WATCH)
+    try:
+        _stop_service(host, clock, done, wait=wait)
+    except MachineError:
+        if watching:
+            host.registration.start(WATCH)
+        raise
+
+
+def _stop_service(host: Host, clock: Callable[[], datetime], done: Callable[[str], None], *, wait: bool) -> None:
     """Stop the service, and its worker with it: a stopped service begins nothing new, and a check ends by itself."""
     was_active = host.registration.service(SERVICE).active
     if was_active:
@@ -139,9 +151,7 @@ def _remove_commands(host: Host, done: Callable[[str], None]) -> None:
 
 
 def _end_trial(host: Host, done: Callable[[str], None]) -> None:
-    """First of all: what watches over a version must not bring another one back while all of them go."""
     if host.layout.trial.exists() or host.layout.watch_unit.exists():
-        host.registration.stop(WATCH)
         trials.end(host)
         done("the trial of this version is over")
     host.layout.returns.unlink(missing_ok=True)
