@@ -4,10 +4,9 @@ The process imports what the service's own worker does, in the same way, and not
 counts for what it is.
 """
 
-from pcm.service import quick_start  # noqa: F401 - first, as in the service's worker
+from bench import as_worker  # noqa: F401 - first
 
 # isort: split
-import gc
 import hashlib
 import sys
 from collections.abc import Callable, Iterable
@@ -129,7 +128,6 @@ def _now() -> datetime:
 
 def main() -> int:
     """Process entry: `HOME SIZE`; drain a client that stands there."""
-    gc.set_threshold(50_000, 20, 20)  # as the service's worker does
     home, size = Path(sys.argv[1]), int(sys.argv[2])
     drain_client(home, size, _without_measuring)
     return 0

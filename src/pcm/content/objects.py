@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-import zstandard
-
 from pcm.model.errors import StoreError, TrustError
 
 LEVEL = 3  # at once when publishing; level 19 takes its place in the background later
@@ -48,6 +46,8 @@ def pack(file: BinaryIO, length: int, level: int = LEVEL) -> Iterator[bytes]:
     Raises:
         StoreError: `store.file_changed`: the file has another length.
     """
+    import zstandard  # noqa: PLC0415 - most checks pack and unpack nothing
+
     packer = zstandard.ZstdCompressor(level=level, write_content_size=True).chunker(size=length, chunk_size=PIECE)
     came = 0
     try:
@@ -72,6 +72,8 @@ def check_frame(start: bytes, length: int) -> None:
     Raises:
         TrustError: `trust.content`, `trust.endless_data`.
     """
+    import zstandard  # noqa: PLC0415 - most checks pack and unpack nothing
+
     try:
         parameters = zstandard.get_frame_parameters(start)
     except zstandard.ZstdError as error:
@@ -92,6 +94,8 @@ def unpack(packed: Iterable[bytes], most: int) -> Iterator[bytes]:
     Raises:
         TrustError: `trust.content` (not one zstd frame, too large a window), `trust.endless_data` (longer than `most`).
     """
+    import zstandard  # noqa: PLC0415 - most checks pack and unpack nothing
+
     source = _Pulled(packed)
     unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
     came = 0
