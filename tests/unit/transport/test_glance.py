@@ -1,7 +1,7 @@
 """What a glance reads from networks and from its errand: bounded, and nothing but an answer or a ValueError."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcm.transport.errand import MAX_ERRAND, Errand, parse_errand, parse_said
@@ -51,6 +51,7 @@ def test_nobody_makes_it_wait_for_ever() -> None:
     [
         b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/2 304 x\r\n\r\n", b"HTTP/1.1 3o4 x\r\n\r\n", b"HTTP/1.1 3040\r\n\r\n", b"HTTP/1.1 101 x\r\n\r\n",
         b"HTTP/1.1 304 x\r\nno colon\r\n\r\n", b"HTTP/1.1 304 x\r\n folded: y\r\n\r\n", b"HTTP/1.1 304 x\r\n: y\r\n\r\n", b"x" * MAX_HEAD,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 400,
     ],
 )  # fmt: skip
 def test_what_is_not_http_is_refused(data: bytes) -> None:
@@ -58,6 +59,7 @@ def test_what_is_not_http_is_refused(data: bytes) -> None:
         parse_head(data)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.lists(PIECES, max_size=8).map(b"".join) | st.binary(max_size=300))
 def test_any_bytes_are_a_head_or_an_error(data: bytes) -> None:
     try:
