@@ -179,7 +179,11 @@ def test_failures_from_before_a_trial_are_not_its_own(computer: tuple[Host, Reme
     def count(number: int) -> Callable[[], object]:
         return lambda: setattr(remembered, "restarts", number)
 
-    steps = {10: count(40 + MOST_RESTARTS - 1), 20: count(0), 30: count(MOST_RESTARTS - 1)}
+    steps: dict[float, Callable[[], object]] = {
+        10: count(40 + MOST_RESTARTS - 1),
+        20: count(0),
+        30: count(MOST_RESTARTS - 1),
+    }
     look_after(host, Days({**steps, 60: lambda: confirm_here(host)}))
     assert current_version(host.layout) == "1.1"
 
