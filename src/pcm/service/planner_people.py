@@ -15,6 +15,7 @@ from pcm.service.planner_findings import at, no, wait, yes
 from pcm.service.records import UserRun
 
 LONGEST_PAUSE = timedelta(hours=8)  # of `verdicts.back_off`, and a little more
+LONGEST_ASKING = timedelta(days=1)
 LOOK_AGAIN = timedelta(minutes=5)
 """Nobody tells the service that a person is not busy any more, or has closed a program."""
 SPARING = frozenset({"battery", "metered"})
@@ -46,6 +47,16 @@ def end_of_delay(case: Case) -> datetime:
     """Until when people may delay mandatory work: its deadline, and as much longer as its deferral budget is."""
     assert case.deadline is not None, "what is not mandatory has no end of its delay"
     return case.deadline + timedelta(seconds=case.instruction.deferral.max_s)
+
+
+def end_of_asking(other: Case, case: Case) -> datetime | None:
+    """Until when one that a user merely asked for takes the place of a mandatory one; None: no such end.
+
+    A user could let nothing come of it, by running what it waits for, and so keep the mandatory one away for good.
+    """
+    if other.deadline is not None or case.deadline is None:
+        return None
+    return end_of_delay(case) + LONGEST_ASKING
 
 
 def presence(case: Case, desk: Desk) -> Finding:

@@ -23,6 +23,7 @@ from pcm.service.planner_people import (
     busy,
     countdown,
     deferral,
+    end_of_asking,
     end_of_countdown,
     how_long,
     pause_of,
@@ -144,6 +145,7 @@ def superseded(case: Case, desk: Desk) -> Finding:
         SUPERSEDED,
         Action.NOT_APPLICABLE,
         Stage.NOT_APPLICABLE,
+        None if other.record.state in DONE_WELL else end_of_asking(other, case),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from pcm.model.assignment import State as Stage
 from pcm.service.planner_case import AT_WORK, DONE_WELL, Case, Desk, installs
+from pcm.service.planner_people import end_of_asking
 from pcm.service.planner_rules import Rule, contradiction, expiry, history, offer, platform, release, request, verdict
 
 _STANDING: tuple[Rule, ...] = (expiry, verdict, contradiction, platform, release, history, offer, request)
@@ -62,6 +63,9 @@ def _supersedes(other: Case, case: Case, desk: Desk) -> bool:
     if state in AT_WORK:
         return True
     if state in _OUT and not other.requested:
+        return False
+    until = end_of_asking(other, case)
+    if until is not None and desk.now >= until:
         return False
     return other.record.present and all(rule(other, desk).holds for rule in _STANDING)
 

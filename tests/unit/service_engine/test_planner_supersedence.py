@@ -96,9 +96,23 @@ def test_what_is_made_for_another_platform_takes_no_place() -> None:
 
 
 def test_an_optional_one_takes_the_place_once_it_is_asked_for() -> None:
-    old, new = release(1), release(2, purpose="optional", mandatory_after=None)
+    old, new = release(1, mandatory_after=NOON), release(2, purpose="optional", mandatory_after=None)
     asked = record(new, requested_at=NOON, requested_by="ada")
     assert codes([record(old), asked], situation(old, new)) == ["superseded", "due"]
+
+
+def test_who_asks_for_a_newer_one_and_lets_nothing_come_of_it_keeps_no_mandatory_one_away() -> None:
+    """A user can ask, and then run what the newer one waits for: for a day after the older one's deadline, and no longer."""
+    new = release(2, purpose="optional", mandatory_after=None)
+    asked = record(new, requested_at=NOON, requested_by="ada")
+    for late, code in ((23 * HOUR, "superseded"), (25 * HOUR, "due")):
+        old = release(1, mandatory_after=NOON - late)
+        assert codes([record(old), asked], situation(old, new))[0] == code
+        assert codes([record(old), record(release(2))], situation(old, release(2)))[0] == "superseded"
+    old = release(1, mandatory_after=NOON - 23 * HOUR)
+    kept_away = plan([record(old), asked], situation(old, new, blocking={asked.id: ("editor",)}), NOON)
+    assert kept_away.next_change(NOON) is not None
+    assert kept_away.line(record(old).id).until == NOON + HOUR
 
 
 def test_it_opens_again_when_the_other_fails_and_the_site_hears_why() -> None:
