@@ -1,7 +1,7 @@
 """What a glance reads from networks and from its errand: bounded, and nothing but an answer or a ValueError."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pcm.transport.errand import MAX_ERRAND, Errand, parse_errand, parse_said
@@ -59,7 +59,6 @@ def test_what_is_not_http_is_refused(data: bytes) -> None:
         parse_head(data)
 
 
-@settings(deadline=None)  # a busy machine is no fault
 @given(st.lists(PIECES, max_size=8).map(b"".join) | st.binary(max_size=300))
 def test_any_bytes_are_a_head_or_an_error(data: bytes) -> None:
     try:
