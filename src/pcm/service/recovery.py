@@ -7,11 +7,12 @@ end, detection decides. So every run reaches an end, reported once (KB Q193784).
 """
 
 import contextlib
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
 from pcm.model.assignment import State as Stage
-from pcm.model.errors import MachineError
+from pcm.model.errors import MachineError, StoreError
 from pcm.service import faults
 from pcm.service.journal import Change
 from pcm.service.machine.interface import SYSTEM, RunningProgram, RunReference
@@ -24,6 +25,8 @@ from pcm.service.work import Context
 
 KEPT_RUNS = 100
 """Output folders that stay for people to read, newest first."""
+KEPT_BYTES = 2 * 1024**3
+"""Of package files that nobody orders any more, of what is installed: the next version has most of them too."""
 KEPT_FOR = timedelta(days=90)
 PRUNED = "pruned"
 
@@ -123,7 +126,7 @@ def _end_restart(record: InstructionRecord, context: Context) -> bool:
 
 
 def sweep(context: Context) -> None:
-    """Remove package directories that no run uses any more, old outputs, and once a day old records."""
+    """Remove package directories that no run uses any more, old outputs, and once a day old records and package files."""
     for left in _names(context.staging):
         try:
             context.machine.remove_staged(context.staging, left)
@@ -137,7 +140,25 @@ def sweep(context: Context) -> None:
     now = context.clock()
     if not to_text(now - timedelta(days=1)) <= context.state.meta(PRUNED) <= to_text(now):
         context.history.prune(now - KEPT_FOR)
+        _collect(context)
         context.state.set_meta(PRUNED, to_text(now), durable=False)
+
+
+def _collect(context: Context) -> None:
+    """Remove package files that nothing here refers to any more (KB Q227032)."""
+    records = context.journal.records()
+    ordered = [each for each in records if each.present or each.state in {Stage.RUNNING, Stage.RESTART_PENDING}]
+    installed = [each for each in records if each.state in {Stage.SUCCEEDED, Stage.ALREADY_INSTALLED}]
+    wanted = _contents(ordered, context)
+    with contextlib.suppress(StoreError):  # tried again tomorrow; it is only space
+        context.store.collect(wanted | _contents(installed, context), 0)
+        context.store.collect(wanted, KEPT_BYTES)
+
+
+def _contents(records: Iterable[InstructionRecord], context: Context) -> set[str]:
+    """The files of their packages, by SHA-256."""
+    manifests = context.history.manifests(each.manifest_sha256 for each in records)
+    return {file.sha256 for manifest in manifests.values() for file in manifest.files}
 
 
 def _names(folder: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """What a dead worker left open, with real processes: survivors, kept results, restarts, leftovers."""
 
 import contextlib
+import hashlib
 import os
 import signal
 from collections.abc import Iterator
@@ -287,3 +288,33 @@ def test_leftovers_are_removed_and_the_newest_outputs_stay(client: Client) -> No
     assert list(client.context.staging.iterdir()) == []
     kept = sorted(path.name for path in client.context.runs.iterdir())
     assert (len(kept), kept[0]) == (recovery.KEPT_RUNS, "00000005")
+
+
+def test_q227032_package_files_that_nothing_refers_to_any_more_go(client: Client) -> None:
+    store, ordered = client.context.store, set(client.content)
+    client.take_in(client.instruction(mandatory_after=client.now() + timedelta(days=30)))
+    client.bring(client.manifest.files, 0)
+    store.add(hashlib.sha256(b"stray").hexdigest(), 5, [b"stray"], "memory")
+    recovery.sweep(client.context)
+    assert {held.sha256 for held in store.list()} == ordered
+    client.take_in()  # the newest file does not name it any more
+    client.shift = timedelta(hours=1)
+    recovery.sweep(client.context)
+    assert {held.sha256 for held in store.list()} == ordered  # looked a moment ago
+    client.shift = timedelta(days=2)
+    recovery.sweep(client.context)
+    assert list(store.list()) == []
+
+
+def test_q227032_what_is_installed_stays_as_far_as_there_is_room(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.check(client.instruction())
+    client.take_in()
+    client.shift = timedelta(days=2)
+    recovery.sweep(client.context)
+    assert {held.sha256 for held in client.context.store.list()} == set(client.content)
+    monkeypatch.setattr(recovery, "KEPT_BYTES", 1)
+    client.shift = timedelta(days=4)
+    recovery.sweep(client.context)
+    assert list(client.context.store.list()) == []
