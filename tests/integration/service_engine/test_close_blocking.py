@@ -23,7 +23,12 @@ from pcm.service.records import InstructionRecord, StepRecord
 from tests.integration.service_engine.trivial import BLOCKER, CLIENT, Client, wait_for
 
 Begin = Callable[[str], subprocess.Popen[bytes]]
-COMES_BACK = "#!/bin/sh\ntrap '\"$0\" & exit 0' TERM\nwhile :; do sleep 0.02; done\n"
+# it ends only when the next one is there and has set its trap, so that however soon somebody looks, one is found
+COMES_BACK = """#!/bin/sh
+trap '"$0" & while ! [ -e "$0.$!" ]; do sleep 0.01; done; exit 0' TERM
+: > "$0.$$"
+while :; do sleep 0.02; done
+"""
 STUBBORN = "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 0.05; done\n"
 
 
@@ -122,7 +127,8 @@ def test_what_does_not_end_is_ended_when_its_time_is_over(client: Client, begin:
 
 
 def test_what_comes_back_each_time_is_not_fought_for_ever(client: Client, begin: Begin) -> None:
-    begin(COMES_BACK)
+    blocker = begin(COMES_BACK)
+    wait_for(lambda: Path(f"{blocker.args[0]}.{blocker.pid}").exists())  # type: ignore[index,str-bytes-safe]
     client.check(client.instruction(blocking_policy="close", notify=Notify(countdown_s=5)))
     record = only(client)
     assert (record.state, record.code, record.attempts, client.counted()) == (
