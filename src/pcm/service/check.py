@@ -41,6 +41,7 @@ PENDING = "enrolment.pending"
 LEAST_PAUSE_S = 5
 FIRST_POLL_S = 60
 PENDING_PAUSE_S = 60
+TRIAL_PAUSE_S = 60
 MOST_PAUSE_S = 7 * 86_400
 _JITTER = 0.15
 
@@ -132,6 +133,8 @@ class Check:
         it.state.touch(inbox.LAST_CHECK, it.clock())
         problem = asked.error if late is None else TrustError(late.reason, code=late.code)
         next_check_s = min(self._pause(plan, asked), look_again)
+        if it.places.trial.exists():
+            next_check_s = min(next_check_s, TRIAL_PAUSE_S)
         if problem is None:
             self._leave_rest(next_check_s)
         awaits = plan.awaits_logon() or look_again < MOST_PAUSE_S  # a restart that is wanted comes once nobody is there
