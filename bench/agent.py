@@ -1,8 +1,8 @@
-"""The client service: idle poll, verify and plan, overhead per program, idle memory. See `docs/benchmarks.md`."""
+"""The client service: idle poll, verify and plan, overhead per program and its parts, idle memory. See `docs/benchmarks.md`."""
 
 import sys
 
-from bench import beside, poll, resident, runs, verify
+from bench import beside, parts, poll, resident, runs, verify
 from bench.measure import Report
 
 
@@ -12,6 +12,7 @@ def main() -> int:
     poll.measure(report)
     verify.measure(report)
     runs.measure(report)
+    parts.measure(report)
     resident.measure(report)
     beside.measure(report)
     report.finish()

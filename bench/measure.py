@@ -172,9 +172,9 @@ def wall_ms(action: Callable[[], object]) -> float:
 
 def undisturbed_ms(action: Callable[[], object]) -> float:
     """Milliseconds by the clock, less those in which this thread was ready and another program had the processor."""
-    waited = _queued_ns()
+    waited = queued_ns()
     took = wall_ms(action)
-    return took - (_queued_ns() - waited) / 1e6
+    return took - (queued_ns() - waited) / 1e6
 
 
 def family_cpu_ms() -> float:
@@ -183,7 +183,8 @@ def family_cpu_ms() -> float:
     return sum(each.ru_utime + each.ru_stime for each in used) * 1000
 
 
-def _queued_ns() -> int:
+def queued_ns() -> int:
+    """Nanoseconds in which this thread was ready so far, and another program had the processor."""
     try:
         return int(Path("/proc/thread-self/schedstat").read_text().split()[1])
     except (OSError, IndexError):
