@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from pcm.model.errors import MachineError
 from pcm.protocol.local import SOCKET_NAME
-from pcm.service.machine.durable import storing_error
+from pcm.service.machine.durable import set_mode, storing_error
 from pcm.service.machine.interface import Machine, Problem
 
 PRIVATE, PASSABLE = 0o700, 0o711
@@ -160,9 +160,9 @@ def create_places(places: Places) -> None:
             folder.parent.mkdir(parents=True, exist_ok=True)
             if not folder.is_dir():
                 folder.mkdir(mode=mode)
-                folder.chmod(mode)  # whatever the umask was
-            elif mode in {PASSABLE, PRIVATE} and folder.stat().st_mode & 0o777 != mode:
-                folder.chmod(mode)
+                set_mode(folder, mode)  # whatever the umask was
+            elif mode in {PASSABLE, PRIVATE}:
+                set_mode(folder, mode)
         except FileExistsError:
             raise MachineError(
                 f"{folder} stands where a folder must be; move it away.", code="machine.unprotected"

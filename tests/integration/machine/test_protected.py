@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pcm.model.errors import MachineError, StoreError
-from pcm.service.machine.durable import write_atomically
+from pcm.service.machine.durable import pinned, set_mode, write_atomically
 from pcm.service.machine.posix.beneath import best_opener, open_by_components, open_by_kernel
 from pcm.service.machine.posix.instance import FileLock
 from pcm.service.machine.posix.protected import check_protected, open_protected
@@ -275,3 +275,27 @@ def test_a_link_or_a_fifo_is_no_lock(tmp_path: Path) -> None:
     with pytest.raises(MachineError):
         FileLock.take(tmp_path / "link")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_permissions_are_not_given_to_what_a_link_leads_to(tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    others.write_text("")
+    others.chmod(0o640)
+    (tmp_path / "link").symlink_to(others)
+    set_mode(tmp_path / "link", 0o777)
+    assert others.stat().st_mode & 0o7777 == 0o640
+    set_mode(others, 0o600)
+    assert others.stat().st_mode & 0o7777 == 0o600
+
+
+def test_what_was_looked_at_is_what_is_changed_although_another_file_stands_there_by_then(tmp_path: Path) -> None:
+    place, secret = tmp_path / "place", tmp_path / "secret"
+    place.write_text("")
+    secret.write_text("")
+    secret.chmod(0o600)
+    with pinned(place) as (held, _):
+        place.rename(tmp_path / "away")
+        place.symlink_to(secret)
+        held.chmod(0o644)
+    assert secret.stat().st_mode & 0o7777 == 0o600
+    assert (tmp_path / "away").stat().st_mode & 0o7777 == 0o644

@@ -267,6 +267,17 @@ def test_the_packages_own_definition_counts_while_its_version_is_in_use(
     assert current_version(host.layout) == "1.0"
 
 
+def test_no_file_that_somebody_else_prepared_runs_as_its_new_owner(computer: tuple[Host, RememberedComputer]) -> None:
+    """Made an administrator's as it was, a program with the set-user-id bit would give its maker an administrator's rights."""
+    host, _ = computer
+    install(host, Wish(), clock, quiet)
+    prepared = host.places.packages_root
+    prepared.write_text("#!")
+    prepared.chmod(0o6777)
+    repair(host, quiet)
+    assert prepared.stat().st_mode & 0o7777 == 0o755
+
+
 def test_folders_get_their_owners_and_modes_back(computer: tuple[Host, RememberedComputer]) -> None:
     host, _ = computer
     install(host, Wish(), clock, quiet)

@@ -26,7 +26,7 @@ from pcm.service.installation.layout import (
     switch,
 )
 from pcm.service.installation.release import mend_modes, read_release, tree_problems
-from pcm.service.machine.durable import storing_error, write_atomically
+from pcm.service.machine.durable import pinned, set_mode, storing_error, write_atomically
 from pcm.service.machine.here import this_machine, this_registration
 from pcm.service.machine.interface import Machine, Problem
 from pcm.service.machine.registration import Registration
@@ -35,6 +35,8 @@ from pcm.service.places import Places, create_places, find_problems
 NETWORK_ACCOUNT = "_pcm"
 MARK = "# Part of Package Command Manager"  # the first line of the unit: it is ours, and may be replaced
 _MOST_TOLD = 5
+# also what would let a file that somebody else has made run with the rights of its new owner
+_NOBODY_ELSES = stat.S_IWGRP | stat.S_IWOTH | stat.S_ISUID | stat.S_ISGID
 _AGAIN = (
     "install it again: the package (apt-get install --reinstall pcm-client, dnf reinstall pcm-client) or the setup file"
 )
@@ -279,21 +281,20 @@ def _mend_above(folder: Path, host: Host) -> None:
 def _own(path: Path) -> None:
     """Give something to administrators, and take everybody else's right to change it."""
     try:
-        status = path.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            return  # named by the check; where it leads is nobody's business here
-        if status.st_uid not in {0, os.geteuid()}:
-            os.chown(path, os.geteuid(), os.getegid(), follow_symlinks=False)
-        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            path.chmod(stat.S_IMODE(status.st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
+        with pinned(path) as (held, status):
+            if stat.S_ISLNK(status.st_mode):
+                return  # named by the check; where it leads is nobody's business here
+            if status.st_uid not in {0, os.geteuid()}:
+                os.chown(held, os.geteuid(), os.getegid())
+            if status.st_mode & _NOBODY_ELSES:
+                held.chmod(stat.S_IMODE(status.st_mode) & ~_NOBODY_ELSES)
     except OSError as error:
         raise storing_error(error, path) from error
 
 
 def _set_mode(path: Path, mode: int) -> None:
     try:
-        if stat.S_IMODE(path.stat().st_mode) != mode:
-            path.chmod(mode)
+        set_mode(path, mode)
     except OSError as error:
         raise storing_error(error, path) from error
 

@@ -14,6 +14,7 @@ import msgspec
 
 from pcm.model.errors import MachineError, RequestError
 from pcm.protocol import codec
+from pcm.service.machine.durable import pinned
 
 DESCRIPTION = "release.json"
 _MAX_BYTES = 4 * 2**20
@@ -119,14 +120,14 @@ def mend_modes(tree: Path, release: Release) -> None:
     executable = {self_path(tree, file.path) for file in release.files if file.executable}
     for top, _, names in os.walk(tree):
         for path in (Path(top), *(Path(top, name) for name in names)):
-            if path.is_symlink():
-                continue
-            status = path.lstat()
-            wanted = 0o755 if stat.S_ISDIR(status.st_mode) or path in executable else 0o644
-            if status.st_uid != os.geteuid() or status.st_gid != os.getegid():
-                os.chown(path, os.geteuid(), os.getegid(), follow_symlinks=False)
-            if stat.S_IMODE(status.st_mode) != wanted:
-                path.chmod(wanted)
+            with pinned(path) as (held, status):
+                if stat.S_ISLNK(status.st_mode):
+                    continue
+                wanted = 0o755 if stat.S_ISDIR(status.st_mode) or path in executable else 0o644
+                if status.st_uid != os.geteuid() or status.st_gid != os.getegid():
+                    os.chown(held, os.geteuid(), os.getegid())
+                if stat.S_IMODE(status.st_mode) != wanted:
+                    held.chmod(wanted)
 
 
 def _problem_of(path: Path, status: os.stat_result) -> str:

@@ -7,6 +7,8 @@ Q140928). It never follows a symbolic link at the name itself, and never changes
 import contextlib
 import errno
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from pcm.model.errors import MachineError, StoreError
@@ -60,6 +62,34 @@ def storing_error(error: OSError, place: Path | str) -> StoreError | MachineErro
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return StoreError(f"There is no space left for {place}; free some and it is tried again.", code="store.full")
     return MachineError(f"{place} could not be written: {error.strerror}.", code="machine.write")
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Give a file or folder its permissions, but never to what a link leads to: who can change the folder above could put one.
+
+    Raises:
+        OSError: the system refused.
+    """
+    with pinned(path) as (held, status):
+        if not stat.S_ISLNK(status.st_mode) and stat.S_IMODE(status.st_mode) != mode:
+            held.chmod(mode)
+
+
+@contextlib.contextmanager
+def pinned(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """A path that leads to what stands at `path` now, whatever is put there meanwhile; and what that is, a link for itself.
+
+    Raises:
+        OSError: there is nothing.
+    """
+    if not hasattr(os, "O_PATH"):  # where nothing else can be held by its name
+        yield path, path.lstat()
+        return
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
