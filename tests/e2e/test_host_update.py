@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.booted_host import BootedHost
 from tests.e2e.client_packages import NEWER, Built, build, one, snapshot
-from tests.e2e.hosts import Site, served_site, wait_for
+from tests.e2e.hosts import PROOF, Site, served_site, wait_for
 from tests.e2e.packaged_host import KIT, PackagedClient
 from tools.packages.tree import source_version
 
@@ -50,13 +50,13 @@ class Lab(NamedTuple):
     client: PackagedClient
     setups: dict[str, Path]
 
-    def order(self, version: str) -> str:
-        """Have the site update its clients as it installs anything else; the job's id."""
+    def order(self, version: str, then: str = "") -> str:
+        """Have the site update its clients as it installs anything else; the job's id. `then`: what the program does after."""
         setup = self.setups[version]
         package = f"pcm-client-{version.replace('.', '-')}"
         described = f'name: {package}\nversion: "{version}"\nplatforms: [linux-any]\nprograms:\n  install:\n'
         described += "    command: [run]\n    timeout: 5m\n"
-        script = f"#!/bin/sh\nexec sh ./{setup.name} --trial {TRIAL}\n"
+        script = f"#!/bin/sh\nset -e\nsh ./{setup.name} --trial {TRIAL}\n{then}"
         self.site.publish_described(described, package, files={"run": script}, debs=(setup,))
         return self.site.order(package)
 
@@ -146,7 +146,16 @@ def test_q168463_a_version_that_does_not_reach_its_site_goes_although_the_power_
 
 
 def test_q168463_a_version_that_works_stays_and_the_program_that_brought_it_is_reported(lab: Lab) -> None:
-    known = lab.client.settle(lab.order(NEWER))
+    """By the new version itself: the worker that began it dies, and the program goes on in its own unit."""
+    job = lab.order(NEWER, f"touch {PROOF}/held\nwhile ! test -e {PROOF}/go; do sleep 0.05; done\n")
+    lab.client.pcmsvc("sync")
+    wait_for(lab.client.host.path(f"{PROOF}/held").exists, "the end of the setup", PATIENCE_S)
+    assert lab.client.version() == NEWER
+    worker = lab.client.process("pcmsvc")
+    began_it = f"/opt/pcm/versions/{source_version()}/bin/python3.11\n"
+    assert lab.client.host.shell(f"readlink /proc/{worker}/exe") == began_it
+    lab.client.host.shell(f"kill -9 {worker}; touch {PROOF}/go")
+    known = lab.client.settle(job)
     assert known["results"][0]["exit_code"] == 0, known
     lab.trial_ends()
     assert (lab.client.version(), lab.client.unmet(), lab.client.mess()) == (NEWER, set(), [])
