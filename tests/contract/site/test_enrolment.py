@@ -6,11 +6,11 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from pcm.model.errors import RequestError
+from pcm.model.errors import RequestError, TrustError
 from pcm.protocol.enrolment import EnrolmentAnswer, EnrolmentRequest
 from pcm.site import clients as client_rows
 from pcm.site.configuration import Settings
-from pcm.site.db.tables import clients, enrolment_tokens
+from pcm.site.db.tables import assignments, clients, enrolment_tokens
 from pcm.site.intake import MOST_PENDING, MOST_WRONG
 from pcm.testing.small_site import SmallClient, enrol
 from tests.contract.site.conftest import Office
@@ -140,6 +140,30 @@ def test_q162165_a_revoked_key_never_comes_back(office: Office) -> None:
     with pytest.raises(RequestError) as raised:
         approve(office, client)
     assert raised.value.code == "client.state"
+
+
+def test_q127052_a_computer_set_up_anew_under_its_name_is_another_client_and_inherits_nothing(office: Office) -> None:
+    office.package()
+    old = office.enrolled("pc-1")
+    job = office.order()
+    office.compile()
+    revoke(office, old)
+    new = office.enrolled("pc-1")
+    office.compile()
+    assert new.client_id != old.client_id
+    assert {(row.client_id, row.host_name, row.state) for row in office.rows(clients)} == {
+        (old.client_id, "pc-1", "revoked"),
+        (new.client_id, "pc-1", "enrolled"),
+    }
+    [mine] = office.rows(assignments, assignments.c.client == office.client(new).id)
+    [theirs] = office.rows(assignments, assignments.c.client == office.client(old).id)
+    assert (mine.job, theirs.job) == (job, job)
+    [instruction] = office.instructions(new).instructions
+    assert instruction.id == f"{job}.{new.client_id[:12]}"
+    assert office.report(new).acknowledged == 1  # a chain of its own
+    with pytest.raises(TrustError) as raised:
+        office.report(old)
+    assert raised.value.code == "trust.unknown_client"
 
 
 def test_a_revoked_clients_files_are_removed(office: Office) -> None:

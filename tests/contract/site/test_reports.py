@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import event, select
 
 from pcm.model.assignment import State
 from pcm.model.errors import PcmError
@@ -15,6 +16,7 @@ from pcm.protocol.report import PAYLOAD_TYPE, Outcome, Refusal, RunResult
 from pcm.site import clients as client_rows
 from pcm.site import reports as report_rows
 from pcm.site.db.tables import assignments, poison, refusals, reports, results
+from pcm.site.db.tables import clients as client_table
 from pcm.site.pages import Slice
 from pcm.site.set_aside import MOST
 from pcm.testing.small_site import SmallClient
@@ -293,6 +295,21 @@ def test_q140389_many_reports_at_once_are_written_in_groups(ready: Office) -> No
     ]
     assert all(not each.result(30).code for each in waiting)
     assert {ready.client(client).last_seq for client in clients} == {10}
+
+
+def test_q162558_what_has_come_while_the_database_was_busy_is_one_transaction(ready: Office) -> None:
+    clients = [ready.enrolled(f"pc-{number}") for number in range(8)]
+    commits: list[object] = []
+    with ready.site.database.write() as busy:
+        names = [client.client_id for client in clients]
+        busy.execute(select(client_table.c.id).where(client_table.c.client_id.in_(names)).with_for_update()).all()
+        waiting = [
+            ready.intake.offer(client.client_id, client.report(ready.site.name)) for _ in range(5) for client in clients
+        ]
+        event.listen(ready.site.database.engine, "commit", commits.append)
+    assert all(not each.result(30).code for each in waiting)
+    assert {ready.client(client).last_seq for client in clients} == {5}
+    assert len(commits) <= 3, "this one, what had begun to wait first, and all the others together"
 
 
 def test_old_raw_reports_are_forgotten(ready: Office) -> None:

@@ -1,6 +1,7 @@
 """The client's whole way, steps 6 to 12, over folders: as real processes, with real signatures."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from pcm.model.assignment import State as Stage
 from pcm.model.program import Program
+from pcm.protocol.instructions import Servers
 from pcm.service.journal import Journal
 from pcm.service.state import State
 from pcm.trust.floors import Floor, Floors
@@ -130,6 +132,39 @@ def test_without_a_distribution_server_it_waits_and_says_so(site: StaticSite, cl
     (site.folder / "away").rename(site.distribution_folder)
     client.once()
     assert marker.read_text() == "installed\n"
+
+
+def test_q180151_each_choice_of_a_server_is_told_with_its_reason_in_the_order_in_which_they_were_asked(
+    site: StaticSite, client: Client, marker: Path
+) -> None:
+    servers = Servers(distribution=("file:///nowhere", f"file://{site.distribution_folder}"))
+    site.order(client.client_id, [client.mandatory(site.package(marker))], servers=servers)
+    said = [line.partition("  ")[2] for line in client.run("once").stdout.splitlines()]
+    assert f"instructions: file://{site.logon_folder}: it answered (preferred, number 1)" in said
+    asked = [line for line in said if line.startswith("packages: ")]
+    assert "packages: file:///nowhere: " in asked[0]
+    assert "[transfer.not_found]" in asked[0]
+    assert asked[1:] == [f"packages: file://{site.distribution_folder}: it answered (preferred, number 2)"]
+
+
+@pytest.mark.parametrize("whole_first", [True, False])
+def test_q195944_package_files_come_from_servers_in_the_order_that_the_site_has_signed(
+    site: StaticSite, client: Client, marker: Path, whole_first: bool
+) -> None:
+    """The one that the client is configured with is the last resort; here it has a damaged copy."""
+    manifest = site.package(marker)
+    whole = site.folder / "whole"
+    shutil.copytree(site.distribution_folder, whole)
+    for path in (site.distribution_folder / "objects").rglob("*.zst"):
+        path.write_bytes(b"damaged")
+    damaged = f"file://{site.distribution_folder}"
+    preferred = (f"file://{whole}",) if whole_first else (damaged, f"file://{whole}")
+    site.order(client.client_id, [client.mandatory(manifest)], servers=Servers(distribution=preferred))
+    client.once()
+    assert marker.read_text() == "installed\n"
+    with State.open(client.places.state, utc_now()) as state:
+        blamed = [refusal.source for refusal in state.refusals()]
+    assert blamed == ([] if whole_first else [damaged])
 
 
 def test_a_clock_that_is_a_day_behind_starts_nothing(site: StaticSite, client: Client, marker: Path) -> None:

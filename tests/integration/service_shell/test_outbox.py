@@ -9,10 +9,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
 from pcm.model.assignment import State as Stage
+from pcm.model.errors import StoreError
 from pcm.model.facts import Facts
 from pcm.protocol import codec
 from pcm.protocol.enrolment import ClientConfiguration
 from pcm.protocol.report import MAX_BYTES, MAX_ENVELOPE_BYTES, PAYLOAD_TYPE, Outcome, Report, RunResult, read_report
+from pcm.service.history import History
 from pcm.service.identity import Identity
 from pcm.service.outbox import Outbox
 from pcm.service.state import State
@@ -145,3 +147,43 @@ def test_a_lost_database_goes_on_after_the_last_acknowledged_report(
         report = reports(fresh, identity)[0]
         assert (report.seq, report.prev_sha256) == (4, last)
         assert "store.rebuilt" in [refusal.code for refusal in report.refusals]
+
+
+def test_q160775_what_no_report_could_be_written_of_is_news_still(
+    state: State, outbox: Outbox, identity: Identity
+) -> None:
+    """The disk is full between taking the news out of the journal and storing the report."""
+    note(state, 1)
+    state.refuse("trust.rollback", NOW, "Older files.", "file:///x")
+    state.rows("CREATE TRIGGER full BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'no'); END")
+    with pytest.raises(StoreError):
+        outbox.write(FACTS, 1, NOW)
+    assert rows(state) == []
+    state.rows("DROP TRIGGER full")
+    note(state, 2)
+    assert outbox.write(FACTS, 1, NOW) == 1
+    [report] = reports(state, identity)
+    assert [outcome.job for outcome in report.outcomes] == ["j0000000001", "j0000000002"]
+    assert [refusal.code for refusal in report.refusals] == ["trust.rollback"]
+    assert (report.seq, report.facts) == (1, FACTS)
+
+
+def test_q292030_what_the_site_has_not_acknowledged_waits_for_it_for_years(
+    state: State, outbox: Outbox, identity: Identity
+) -> None:
+    for number in range(120):
+        note(state, number)
+        outbox.write(FACTS, 1, NOW)
+    outbox.acknowledge(20, NOW)
+    before = {seq: envelope for seq, envelope in rows(state) if seq > 20}
+    assert (outbox.waiting(), len(before)) == (100, 100)
+    History(state).prune(NOW + timedelta(days=3650))
+    note(state, 120)
+    outbox.write(FACTS, 1, NOW + timedelta(days=3650))
+    kept = dict(rows(state))
+    assert {seq: kept.get(seq) for seq in before} == before
+    assert outbox.waiting() == 101
+    waiting = [report for report in reports(state, identity) if report.seq > 20]
+    assert [outcome.job for report in waiting for outcome in report.outcomes] == [
+        f"j{number:010d}" for number in range(20, 121)
+    ]

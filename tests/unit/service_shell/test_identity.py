@@ -44,3 +44,12 @@ def test_another_curve_is_no_key_of_a_client(tmp_path: Path) -> None:
     pem = generate_private_key(SECP384R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     with pytest.raises(StoreError):
         load_identity(write(tmp_path / "key", pem))
+
+
+def test_q127052_an_id_belongs_to_one_key_and_no_two_computers_get_the_same(tmp_path: Path) -> None:
+    made = {make_identity(tmp_path / f"{number}.pem").client_id for number in range(50)}
+    assert len(made) == 50
+    first = load_identity(tmp_path / "0.pem")
+    assert make_identity(tmp_path / "0.pem").client_id == first.client_id  # asked again, it stays who it is
+    (tmp_path / "0.pem").unlink()
+    assert make_identity(tmp_path / "0.pem").client_id not in made  # what is lost is never issued again

@@ -1,5 +1,6 @@
 """The order in which servers are tried is the documented one, and fail-over goes through all of them."""
 
+import itertools
 import random
 from datetime import UTC, datetime, timedelta
 
@@ -42,6 +43,26 @@ def test_q165508_the_documented_order_is_the_real_one() -> None:
 def test_q153288_preferred_servers_come_before_measured_ones_and_in_their_own_order() -> None:
     health = {"wan": Health(latency_s=0.001)}
     assert names(order(["wan", "b", "a"], ["a", "b", "elsewhere"], health, NOW, random.Random(1))) == ["a", "b", "wan"]
+
+
+def test_q156402_the_nearest_is_the_quickest_that_was_measured_however_the_site_lists_it() -> None:
+    known = {"far": Health(latency_s=0.4), "near": Health(latency_s=0.002), "middle": Health(latency_s=0.05)}
+    for listed in itertools.permutations(["far", "near", "middle", "new"]):
+        assert names(order(listed, [], known, NOW, random.Random(3))) == ["near", "middle", "far", "new"]
+    moved = known  # the computer is carried to another office: some answers later the order is another one
+    for _ in range(20):
+        moved = moved | {"near": record_success(moved["near"], latency_s=0.5)}
+        moved = moved | {"far": record_success(moved["far"], latency_s=0.002)}
+    assert names(order(["near", "middle", "far"], [], moved, NOW, random.Random(3))) == ["far", "middle", "near"]
+
+
+def test_q161310_what_is_neither_preferred_nor_measured_is_shuffled_evenly() -> None:
+    tried = [tuple(names(order(["a", "b", "c"], [], {}, NOW, random.Random(seed)))) for seed in range(600)]
+    counts = [tried.count(each) for each in itertools.permutations("abc")]
+    assert sum(counts) == 600
+    assert all(60 <= count <= 140 for count in counts), counts
+    kept = [names(order(["a", "b", "c", "first"], ["first"], {}, NOW, random.Random(seed)))[0] for seed in range(50)]
+    assert set(kept) == {"first"}
 
 
 def test_unknown_servers_are_spread_over_clients() -> None:

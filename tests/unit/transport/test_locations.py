@@ -63,6 +63,15 @@ def test_paths_are_quoted_and_joined() -> None:
     )
 
 
+@pytest.mark.parametrize("scheme", ["http", "https", "smb"])
+@pytest.mark.parametrize("length", [11, 12, 15, 16, 63, 64, 253])
+def test_q126643_a_servers_name_is_whole_however_long_it_is(scheme: str, length: int) -> None:
+    name = ("distribution-server-" * 13)[: length - 1] + "z"
+    location = parse_location(f"{scheme}://{name}/share")
+    assert location == (f"{scheme}://{name}/share", scheme)
+    assert location.join("metadata/timestamp.json") == f"{scheme}://{name}/share/metadata/timestamp.json"
+
+
 @pytest.mark.parametrize("path", ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/./b", "a/\0", "a\n"])
 def test_a_path_never_leaves_its_server(path: str) -> None:
     with pytest.raises(RequestError) as caught:
