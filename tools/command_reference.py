@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from pcm.app.main import parser
+from pcm.app.main import parser as pcmapp
 from pcm.cli.main import root
+from pcm.service.main import parser as pcmsvc
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
 WIDTH = 100
@@ -18,13 +19,14 @@ _HEAD = """\
 # Commands
 
 Made from `--help` by `python -m tools.command_reference`; do not edit. Exit codes of `pcm` and `pcmapp`: 0 done, 1 refused,
-2 usage, 3 not found, 4 not allowed, 5 unreachable. The service's own program, `pcmsvc`, explains itself with `pcmsvc --help`.
+2 usage, 3 not found, 4 not allowed, 5 unreachable; of `pcmsvc` also 6 already running, 130 Ctrl-C.
 """
 
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([_HEAD, *_commands(root, _context(root, "pcm", None)), *_application()])
+    administrators = _commands(root, _context(root, "pcm", None))
+    return "\n".join([_HEAD, *administrators, *_of_argparse(pcmapp()), *_of_argparse(pcmsvc())])
 
 
 def _context(command: click.Command, name: str, parent: click.Context | None) -> click.Context:
@@ -49,15 +51,14 @@ def _plain(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.strip().split("\n"))
 
 
-def _application() -> list[str]:
-    made = parser()
+def _of_argparse(made: argparse.ArgumentParser) -> list[str]:
     made.formatter_class = _Formatter
-    written = [f"## pcmapp\n\n```\n{_plain(made.format_help())}\n```\n"]
+    written = [f"## {made.prog}\n\n```\n{_plain(made.format_help())}\n```\n"]
     for action in made._actions:  # noqa: SLF001 - argparse has no other way to its subcommands
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
             for name, below in action.choices.items():
                 below.formatter_class = _Formatter
-                written.append(f"### pcmapp {name}\n\n```\n{_plain(below.format_help())}\n```\n")
+                written.append(f"### {made.prog} {name}\n\n```\n{_plain(below.format_help())}\n```\n")
     return written
 
 

@@ -18,6 +18,7 @@ from pcm.app.columns import RED, Screen
 from pcm.app.completion import SHELLS
 from pcm.model.errors import PcmError, TransferError
 from pcm.protocol.local import DEFAULT_SOCKET, SOCKET_NAME
+from pcm.protocol.spelling import CommandLine
 
 DONE, REFUSED, USAGE, NOT_FOUND, NOT_ALLOWED, UNREACHABLE = range(6)
 INTERRUPTED = 130
@@ -29,12 +30,12 @@ _ABOUT = "Software for this computer: what is available, what is coming, what wa
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    everywhere = argparse.ArgumentParser(add_help=False)
+    everywhere = CommandLine(add_help=False)
     everywhere.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="results for programs")
     everywhere.add_argument(
         "--home", type=Path, metavar="DIR", default=argparse.SUPPRESS, help="a service that runs from there"
     )
-    made = argparse.ArgumentParser(prog="pcmapp", description=_ABOUT, parents=[everywhere])
+    made = CommandLine(prog="pcmapp", description=_ABOUT, parents=[everywhere])
     commands = made.add_subparsers(dest="verb", metavar="COMMAND", required=True)
 
     def add(name: str, about: str) -> argparse.ArgumentParser:

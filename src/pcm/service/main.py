@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pcm.model.errors import MachineError, PcmError, RequestError, TransferError
+from pcm.protocol.spelling import CommandLine
 from pcm.service import printing as show
+from pcm.service.completion import SHELLS, script
 from pcm.service.places import Places, create_places, find_places, require_protected
 from pcm.service.worker import DONE, FAILED, exit_code_of, utc_now
 
@@ -30,7 +32,7 @@ _STOPPING = b"pcmsvc: stopping; what runs is seen to its end (Ctrl-C again: leav
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
-    parsed = _parser().parse_args(arguments)
+    parsed = parser().parse_args(arguments)
     places = find_places(parsed.home)
     try:
         return int(parsed.command(parsed, places))
@@ -51,24 +53,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exit_code_of(mapped)
 
 
-def _everywhere(**default: object) -> argparse.ArgumentParser:
+def _everywhere(**default: object) -> CommandLine:
     """The options that may stand before or after the command: before it with their default, after it without."""
-    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    shared.add_argument("--home", type=Path, help="keep everything below this folder")
+    shared = CommandLine(add_help=False, argument_default=argparse.SUPPRESS)
+    shared.add_argument("--home", type=Path, metavar="DIR", help="keep everything below this folder")
     shared.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="answer in JSON")
     shared.set_defaults(**default)
     return shared
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = CommandLine(
         prog="pcmsvc",
         description="The PCM service: installs software with administrator rights, as its site's signed files say.",
         epilog="Exit codes: 0 done, 1 refused or failed, 2 usage, 3 not found, 4 not allowed, 5 unreachable, "
         "6 already running, 130 Ctrl-C.",
         parents=[_everywhere(home=None, json=False)],
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = made.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, command: object, summary: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=summary, description=summary, parents=[_everywhere()])
@@ -103,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     log.add_argument("id", nargs="?", help="instruction, job or run")
     ledger = add("ledger", _ledger, "Show everything that ran here as administrator.")
     ledger.add_argument("action", nargs="?", choices=["show", "verify"], default="show", help="verify: only the chain")
-    return parser
+    completed = add("completion", _completion, "Print a script that completes commands and options in a shell.")
+    completed.add_argument("shell", choices=SHELLS, help="bash: source <(pcmsvc completion bash)")
+    return made
 
 
 def _installing(add: Callable[[str, object, str], argparse.ArgumentParser]) -> None:
@@ -332,6 +337,15 @@ def _ledger(parsed: argparse.Namespace, places: Places) -> int:
     assert isinstance(answer, Ledger)
     show.ledger(answer, verify=parsed.action == "verify", as_json=parsed.json)
     return DONE if answer.broken_at is None else FAILED
+
+
+def _completion(parsed: argparse.Namespace, _places: Places) -> int:
+    text = script(parsed.shell, parser())
+    if parsed.json:
+        show.json_line({"shell": parsed.shell, "script": text})
+    else:
+        print(text, end="")
+    return DONE
 
 
 def _complain(error: PcmError, *, as_json: bool) -> None:
