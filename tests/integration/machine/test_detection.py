@@ -69,6 +69,15 @@ def test_a_fifo_or_folder_does_not_hold_up_hashing(look: Look, tmp_path: Path) -
         assert not detect(FileDetection(str(tmp_path / name), "0" * 64), look).found
 
 
+def test_no_file_is_hashed_for_ever(look: Look, tmp_path: Path) -> None:
+    """A user's file may be terabytes long and take no space; the service can do nothing else meanwhile."""
+    endless = there(tmp_path)
+    os.truncate(endless.path, 1 << 43)
+    with pytest.raises(MachineError) as caught:
+        detect(FileDetection(endless.path, "0" * 64), look._replace(hash_limit_s=0.2))
+    assert caught.value.code == "machine.detection"
+
+
 def test_a_relative_file_is_an_error(look: Look) -> None:
     with pytest.raises(MachineError):
         detect(FileDetection("etc/passwd"), look)

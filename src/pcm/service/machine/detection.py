@@ -11,6 +11,7 @@ that ran into its time limit) is an error, never an answer (KB Q190135).
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +36,7 @@ from pcm.service.machine.package_database import dpkg_versions
 from pcm.service.machine.version_order import compare_debian, compare_rpm
 
 COMMAND_LIMIT_S = 60.0
+HASH_LIMIT_S = 600.0
 _OUTPUT_BYTES = 65536
 _MAX_DEPTH = 20
 _CHUNK_BYTES = 1 << 20
@@ -60,6 +62,7 @@ class Look(NamedTuple):
         limit_s: time limit of one command, in seconds.
         dpkg_versions: finds installed versions of a Debian package.
         rpm: how rpm is called; its options may name another database.
+        hash_limit_s: time limit for one file's bytes: whoever can write there could make a file of exabytes, with nothing in it.
         run_as: as whom a detection's own command runs: as its program does. Everything else is looked at as system.
     """
 
@@ -69,6 +72,7 @@ class Look(NamedTuple):
     limit_s: float = COMMAND_LIMIT_S
     dpkg_versions: Callable[[str], list[str] | None] = dpkg_versions
     rpm: tuple[str, ...] = ("rpm",)
+    hash_limit_s: float = HASH_LIMIT_S
     run_as: str = SYSTEM
 
 
@@ -82,7 +86,7 @@ def detect(detection: Detection, look: Look, depth: int = 0) -> Detected:
         raise _untold("The detection is nested too deeply.")
     match detection:
         case FileDetection():
-            return _detect_file(detection)
+            return _detect_file(detection, look.hash_limit_s)
         case DpkgDetection():
             return _detect_dpkg(detection, look)
         case RpmDetection():
@@ -116,7 +120,7 @@ def _combine(detection: AllOf | AnyOf, look: Look, depth: int) -> Detected:
     return Detected(found=wants_all, detail=detail, version=version, applicable=bool(told))
 
 
-def _detect_file(detection: FileDetection) -> Detected:
+def _detect_file(detection: FileDetection, limit_s: float) -> Detected:
     path = Path(detection.path)
     if not path.is_absolute():
         raise _untold(f"The file {detection.path!r} to look for is not named by an absolute path.")
@@ -124,7 +128,7 @@ def _detect_file(detection: FileDetection) -> Detected:
         if detection.sha256 is None:
             path.stat()
             return Detected(found=True, detail=f"{path} is there")
-        digest = _hash_of(path)
+        digest = _hash_of(path, limit_s)
     except (FileNotFoundError, NotADirectoryError):
         return Detected(found=False, detail=f"{path} is not there")
     except OSError as error:
@@ -134,8 +138,9 @@ def _detect_file(detection: FileDetection) -> Detected:
     return Detected(found=True, detail=f"{path} is there, with the expected bytes")
 
 
-def _hash_of(path: Path) -> str | None:
+def _hash_of(path: Path, limit_s: float) -> str | None:
     """SHA-256 of a regular file; None for anything else (a FIFO would block, a device never end)."""
+    give_up_s = time.monotonic() + limit_s
     flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
     descriptor = os.open(path, flags)
     try:
@@ -144,6 +149,8 @@ def _hash_of(path: Path) -> str | None:
         digest = hashlib.sha256()
         while chunk := os.read(descriptor, _CHUNK_BYTES):
             digest.update(chunk)
+            if time.monotonic() > give_up_s:
+                raise _untold(f"{path} could not be read within {limit_s:g} seconds.")
         return digest.hexdigest()
     finally:
         os.close(descriptor)
