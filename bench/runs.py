@@ -1,6 +1,6 @@
 """What one trivial program costs when the service runs it: `/bin/true`, ten and a hundred times, in one drain of the runner.
 
-Everything is as in a real check: the plan before each run, the package directory staged and verified, the start on the disk
+Everything is as in a real check: the plan, the package directory staged and verified, the start on the disk
 before it happens, the process tree owned to its end, its output kept, detection, result, outcome and ledger in one durable
 transaction. Beside it: a shell's loop and a bare `subprocess.run`; and what one durable write costs on this disk.
 """
