@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.needs("nspawn", "packages"), pytest.mark.timeout(900)]
 
 TRIAL = "45s"
 PATIENCE_S = 180.0
+UNIT = "packaging/systemd/pcmsvc.service"
 DOES_NOT_START = "98.0.0"
 DOES_NOT_REACH = "98.1.0"
 
@@ -89,7 +90,9 @@ def broken(folder: Path, version: str) -> Path:
     text = (source / damage.file).read_text()
     assert text.count(damage.right) == 1
     (source / damage.file).write_text(text.replace(damage.right, damage.wrong))
-    build(source, folder / version, "--version", version, "--format", "run")
+    with (source / UNIT).open("a") as unit:
+        unit.write(f"# of version {version}\n")
+    build(source, folder / version, "--version", version, "--format", "run", "--format", "deb")
     return one(folder / version, "*.run")
 
 
@@ -121,6 +124,25 @@ def test_q168463_a_version_whose_service_does_not_start_goes_by_itself(lab: Lab)
     assert "does not stay up" in update["why"]
     shown = lab.client.pcmsvc("status").stdout
     assert f"{DOES_NOT_START} did not work here; {source_version()} is back since" in shown
+
+
+def test_q168463_a_package_of_such_a_version_leaves_the_one_in_use_and_is_no_trouble_to_the_system(lab: Lab) -> None:
+    deb = lab.client.bring(one(lab.setups[DOES_NOT_START].parent, "*.deb"), "broken.deb")
+    put = lab.client.type("dpkg", "--install", deb)
+    assert put.returncode == 0, put.stdout + put.stderr
+    assert f"Version {DOES_NOT_START} was here and did not work" in put.stdout
+    assert (lab.client.version(), lab.client.unmet()) == (source_version(), set())
+    unit = lab.client.host.shell("cat $(systemctl show -P FragmentPath pcmsvc)")
+    assert f"# of version {DOES_NOT_START}" not in unit
+
+    again = lab.client.type("/opt/pcm/package/bin/pcmsvc", "install", "--again", "--trial", TRIAL)
+    assert again.returncode == 1, again.stdout  # its service could not be started
+    lab.comes_into_use(source_version())
+    lab.trial_ends()
+    assert lab.client.type("dpkg", "--configure", "-a").returncode == 0
+    wait_for(lambda: lab.client.unmet() == set(), "everything as it must be")
+    unit = lab.client.host.shell("cat $(systemctl show -P FragmentPath pcmsvc)")
+    assert f"# of version {DOES_NOT_START}" not in unit
 
 
 def test_q168463_a_version_that_does_not_reach_its_site_goes_although_the_power_fails_meanwhile(lab: Lab) -> None:

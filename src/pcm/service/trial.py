@@ -137,12 +137,12 @@ def tell_returns(state: State, places: Places) -> list[str]:
 
 
 def show_update(places: Places) -> Update | None:
-    """What people are told of a trial, or of how the last one ended if its version is still kept away."""
+    """What people are told of a trial, or of the last return while nothing has come since."""
     trial = own_trial(places)
     if trial is not None:
         return Update("trial", trial.old, trial.new, trial.until)
     record = read_record(Returns, places.returns)
     last = record.returns[-1] if record is not None and record.returns else None
-    if record is None or last is None or last.new not in record.bad or last.new == AGENT_VERSION:
+    if record is None or last is None or last.new not in record.bad or last.old != AGENT_VERSION:
         return None
     return Update("returned", last.old, last.new, last.at, last.why[:_SHOWN])

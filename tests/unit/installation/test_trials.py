@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from pcm.model.errors import MachineError, RequestError
 from pcm.service.facts import AGENT_VERSION
@@ -148,6 +149,9 @@ def test_q168463_a_version_that_does_not_reach_the_site_goes_and_does_not_come_a
     told: list[str] = []
     assert install(host, Wish(keep_newer=True), clock, told.append).done == []
     assert "did not work" in told[0]
+    host.layout.own_unit.write_text(f"{MARK}: 1.1, as a package brings it\n")
+    assert len(install(host, Wish(keep_newer=True), clock, quiet).done) == 1
+    assert host.layout.own_unit.read_text() == f"{MARK}: 1.0\n"
     assert current_version(host.layout) == "1.0"
 
     install(host, Wish(again=True), clock, quiet)
@@ -399,6 +403,11 @@ def test_each_return_is_told_once(places: Places, tmp_path: Path) -> None:
     update = show_update(places)
     assert update is not None
     assert (update.state, update.new, update.why) == ("returned", "0.9.1", "It was no good.")
+    known = read_record(Returns, places.returns)
+    assert known is not None
+    earlier = tuple(structs.replace(each, old="0.0.9") for each in known.returns)
+    write_record(places.returns, Returns(returns=earlier, bad=known.bad))
+    assert show_update(places) is None  # this version has come since
 
 
 def test_a_version_on_trial_asks_for_everything(places: Places) -> None:

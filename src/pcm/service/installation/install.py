@@ -96,7 +96,9 @@ def install(host: Host, wish: Wish, clock: Callable[[], datetime], say: Callable
                 code="installation.returned",
             )
         say(f"Version {release.version} was here and did not work ({why_bad}): version {before} stays.")
-        return Installed([])
+        return repair(
+            host, say, dry_run=wish.dry_run, start=False
+        )  # a package has brought its own definition of the service
     is_new = before is None or not is_enrolled(host.places)
     kit = _usable(host, wish.kit, say)
     work = _Work(say, wish.dry_run)
@@ -112,15 +114,18 @@ def install(host: Host, wish: Wish, clock: Callable[[], datetime], say: Callable
     return Installed(work.did, enrolled)
 
 
-def repair(host: Host, say: Callable[[str], None], *, dry_run: bool = False) -> Installed:
+def repair(host: Host, say: Callable[[str], None], *, dry_run: bool = False, start: bool = True) -> Installed:
     """Put right whatever `pcmsvc check` names of the installation. Enrolment, key and records are not touched.
+
+    Args:
+        start: False: whether the service runs is left as it is.
 
     Raises:
         MachineError, StoreError, RequestError: the first thing that cannot be put right, with its remedy; the others were tried.
     """
     require_rights(host)
     work = _Work(say, dry_run)
-    _mend(work, measures(host))
+    _mend(work, measures(host, start=start))
     return Installed(work.did)
 
 
