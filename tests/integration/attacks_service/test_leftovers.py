@@ -89,7 +89,7 @@ def test_a_program_that_removes_its_own_folders_ends_as_any_other(tmp_path: Path
 def test_a_program_that_removed_its_run_folder_is_not_begun_again_beside_itself(client: Client) -> None:
     """The worker died, the program lives on: its missing output is no proof that it never started."""
     run = "ab" * 16
-    launch = Launch(run, ("/bin/true",), client.home, client.context.runs / run / "output", 20)
+    launch = Launch(run, ("/bin/true",), client.home, client.context.runs / run / "output", 2)
     leave_open(client, reference=dict(client.machine.reference_of(launch).to_json()))
     program = subprocess.Popen(["/bin/sleep", "60"], env={"PCM_RUN_ID": run})
     try:
@@ -97,7 +97,8 @@ def test_a_program_that_removed_its_run_folder_is_not_begun_again_beside_itself(
         client.check(client.instruction())
         assert client.counted() == 0
         [record] = client.context.journal.records()
-        assert (record.state.value, record.code) == ("failed", "run.interrupted")
+        assert (record.state.value, record.code) == ("failed", "run.timed_out")
+        assert program.wait(5) != 0, "it is followed all the same, and ended at its time limit"
         assert recovery.reconcile(client.context) == []
     finally:
         program.kill()
