@@ -82,7 +82,7 @@ MANIFEST = manifest.Manifest(
                 ]
             ),
             health=CommandDetection(["7z", "i"], "exit_zero"),
-            rollback_to="uninstall",
+            rollback_to="restore",
             blocking_processes=("7zFM.exe",),
             user_requestable=True,
             estimated_s=60,
@@ -91,6 +91,7 @@ MANIFEST = manifest.Manifest(
         "uninstall": Program(
             argv=("msiexec.exe", "/x", "7z.msi", "/qn"), run_as="user", interaction="allowed", approvals=2
         ),
+        "restore": Program(argv=("msiexec.exe", "/i", "before.msi", "/qn")),
     },
     signed_at=NOW,
 )

@@ -92,8 +92,8 @@ def run_of(order: Instruction) -> RunRecord:
 def test_what_runs_shows_since_when_in_which_step_and_how_long_it_takes(state: State, places: Places) -> None:
     order = instruction()
     taken_in(state, order)
+    History(state).note_step("ab" * 16, "run", "begin", NOON)  # with the next transaction: that a run begins
     History(state).begin_run(run_of(order))
-    History(state).note_step("ab" * 16, "run", "begin", NOON)
     item = only(state, places)
     assert (item.state, item.started, item.step, item.estimated_s) == ("running", NOON, "run", 90)
     assert (item.can_run, item.can_defer, item.can_cancel) == (False, False, False)
