@@ -274,9 +274,14 @@ def test_a_note_goes_with_the_next_transaction_and_no_earlier(tmp_path: Path) ->
 
 def test_a_note_inside_a_transaction_shares_its_fate(tmp_path: Path) -> None:
     with State.open(tmp_path, NOON) as state:
-        with pytest.raises(ZeroDivisionError), state.transaction():
-            state.note("INSERT INTO meta (key, value) VALUES (?, ?)", ("noted", "1"))
-            raise ZeroDivisionError
+
+        def fail() -> None:
+            with state.transaction():
+                state.note("INSERT INTO meta (key, value) VALUES (?, ?)", ("noted", "1"))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
         state.write_notes()
         assert state.meta("noted") == ""
 
