@@ -94,11 +94,11 @@ def judge_unseen(result: RunResult, detected: Detected, why: str) -> Change:
 
 
 def judge_for_user(judged: Change) -> Change:
-    """What the end of a run means for one of the users for whom a program runs. His wish restarts nobody's computer."""
+    """What the end of a run as a user means. His wish restarts nobody's computer: he can have it end with any code."""
     if judged.state is not Stage.RESTART_PENDING:
         return judged
     code = "?" if judged.result is None else judged.result.exit_code
-    text = f"It asked for a restart (exit code {code}), for which no computer is restarted: it runs for one user of several."
+    text = f"It asked for a restart (exit code {code}), for which no computer is restarted: it runs as a user."
     return Change(state=Stage.SUCCEEDED, code="run.restart_for_user", reason=text, result=judged.result)
 
 

@@ -425,6 +425,16 @@ def test_q172872_a_users_program_runs_as_that_user(make: Make) -> None:
     assert (run.run_as, run.result.output_tail) == ("nobody", "nobody\n")
 
 
+@pytest.mark.needs("root")
+def test_no_user_restarts_the_computer_by_what_his_program_ends_with(make: Make) -> None:
+    """Whoever it runs as can have it end with any code; the computer may be others' too, and he far away."""
+    codes = ExitCodes(restart=(42,), restarting=(43,))
+    client = make(Program(argv=("/bin/sh", "-c", "exit 42"), run_as="user", exit_codes=codes))
+    client.take_in(client.instruction(restart_policy="force"))
+    drain(client.context, lambda _: replace(client.situation(), presence=Presence(("nobody",), "nobody")))
+    assert (only(client).state, only(client).code) == (Stage.SUCCEEDED, "run.restart_for_user")
+
+
 def test_q229809_after_the_loss_of_the_database_nothing_is_installed_again(make: Make) -> None:
     client = make()
     order = client.instruction()

@@ -65,7 +65,7 @@ def judge(
         verdict = judge_end(record, result, looked, runs, context.machine.boot_id(), ended.ended_by)
         if verdict.state is Stage.SUCCEEDED and _marked(run, record, context):
             verdict = judge_mark(verdict, context.machine.boot_id())
-    if program is not None and program.run_as == EACH_USER:
+    if program is not None and program.run_as != SYSTEM:
         verdict = judge_for_user(verdict)
     return with_verdict(Judged(run, record, manifest, verdict, verdict), verdict)
 
