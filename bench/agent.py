@@ -2,7 +2,7 @@
 
 import sys
 
-from bench import beside, parts, poll, resident, runs, verify
+from bench import beside, parts, poll, resident, runs, verify, wake
 from bench.measure import Report
 
 
@@ -14,6 +14,7 @@ def main() -> int:
     runs.measure(report)
     parts.measure(report)
     resident.measure(report)
+    wake.measure(report)
     beside.measure(report)
     report.finish()
     return 0
