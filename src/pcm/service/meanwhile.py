@@ -27,6 +27,8 @@ def heard_meanwhile(state: State, planned: InstructionRecord, now: datetime) -> 
 
     if planned.requested_at is not None and record.requested_at is None:
         return wait("wait.request", "It is not asked for any more.")
+    if planned.requested_by != record.requested_by:  # else it would run as whoever took it back
+        return wait("wait.request", f"{record.requested_by} asks for it now.")
     until = record.deferred_until
     if record.deferrals > planned.deferrals and until is not None and now < until:
         return wait("wait.deferred", f"It was postponed until {until:%Y-%m-%d %H:%M} UTC.", Stage.DEFERRED)

@@ -143,6 +143,19 @@ def test_a_request_that_was_taken_back_does_not_begin(state: State) -> None:
     Journal(state).change(order.id, change, NOON)
 
 
+def test_what_somebody_else_asked_for_meanwhile_does_not_begin_as_whoever_took_it_back(state: State) -> None:
+    order = instruction(purpose="optional", mandatory_after=None)
+    taken_in(state, order)
+    act(state, ANNA, "run", order)
+    planned = Journal(state).record(order.id)
+    act(state, ANNA, "cancel", order)
+    act(state, BEN, "run", order)
+    change = heard_meanwhile(state, planned, NOON)
+    assert change is not None
+    assert (change.state, change.code) == (Stage.WAITING, "wait.request")
+    assert heard_meanwhile(state, Journal(state).record(order.id), NOON) is None
+
+
 def test_what_was_put_off_meanwhile_waits_and_what_was_put_off_before_does_not(state: State) -> None:
     order = instruction(mandatory_after=NOON - HOUR, deferral=Deferral(2, 7200))
     taken_in(state, order)
