@@ -27,7 +27,7 @@ import sys
 from pcm.service.admission import Admission
 from pcm.service.check_process import CheckProcess, Said
 from pcm.service.machine import addresses, logons, resident
-from pcm.service.surroundings import Alarms, Clocks, Occasions
+from pcm.service.surroundings import Alarms, Clocks, Occasions, Wishes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Supervisor:
         self._begun = 0.0
         self._parked, self._parked_until, self._parked_from = -1, 0.0, b""
         self._contact = False
-        self._alarms, self._occasions = Alarms(), Occasions()
+        self._alarms, self._occasions, self._wishes = Alarms(), Occasions(), Wishes()
         self._clocks = Clocks(clock.boot(), clock.steady(), clock.wall())
         self._failures = 0
         self._answers = 0
@@ -187,8 +187,13 @@ class Supervisor:
         self._forget(child.descriptor)
         self._admission.leave(user_id)
         self._answers -= 1
-        if child.reap() == CHECK_NOW:
+        if child.reap() != CHECK_NOW:
+            return
+        if user_id == 0:
             self._check_soon()
+        else:  # asking and taking back all day must not keep this computer, or its servers, busy
+            self._brought = min(self._brought, self._wishes.take(self._clock.boot()))
+            self._due = min(self._due, self._brought)
 
     # ---- checks
 

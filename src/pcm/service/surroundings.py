@@ -9,6 +9,8 @@ ALARMS = 12.0  # that a server may give in one go, and in each hour after that
 FREE_FALSE = 2  # alarms in a row without any news, before each costs a longer pause
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 60.0, 3600.0
 APART_S = 60.0  # between two checks that the surroundings ask for
+WISHES = 12.0  # checks that people at this computer, administrators aside, may bring about in one go
+WISHES_APART_S = 15.0  # between those after that
 SLEPT_S = 30.0  # less is no suspend, only a slow moment
 JUMPED_S = 30.0
 
@@ -43,6 +45,22 @@ class Alarms:
         elif self._raised:
             self._false = min(self._false + 1, 32)
         self._raised = False
+
+
+class Wishes:
+    """Decides when a check starts that somebody here asked for: at once, unless people ask all the time."""
+
+    def __init__(self) -> None:
+        self._left, self._then = WISHES, 0.0
+
+    def take(self, now: float) -> float:
+        """Somebody asked for something just now: when the check for it may start. Who has to wait shares a check."""
+        self._left = min(WISHES, self._left + max(0.0, now - self._then) / WISHES_APART_S)
+        self._then = now
+        if self._left < 1.0:
+            return now + (1.0 - self._left) * WISHES_APART_S
+        self._left -= 1.0
+        return now
 
 
 class Clocks:

@@ -6,7 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pcm.service.machine.addresses import Changes, Known, question, read_messages
-from pcm.service.surroundings import ALARMS, APART_S, FREE_FALSE, LONGEST_PAUSE_S, Alarms, Clocks, Occasions
+from pcm.service.surroundings import (
+    ALARMS,
+    APART_S,
+    FREE_FALSE,
+    LONGEST_PAUSE_S,
+    WISHES,
+    WISHES_APART_S,
+    Alarms,
+    Clocks,
+    Occasions,
+    Wishes,
+)
 
 
 def test_a_true_alarm_is_followed_at_once() -> None:
@@ -34,6 +45,17 @@ def test_even_with_real_news_each_time_there_is_an_end() -> None:
         count += 1
         alarms.judge(news=True)
     assert count <= 2 * ALARMS + 2
+
+
+def test_whoever_asks_and_takes_back_all_day_gets_few_checks_for_it() -> None:
+    wishes, now, checks = Wishes(), 1000.0, set()
+    assert [wishes.take(now) for _ in range(int(WISHES))] == [now] * int(WISHES)
+    while now < 1000.0 + 3600:
+        at = wishes.take(now)
+        assert at <= now + WISHES_APART_S
+        checks.add(round(at, 3))
+        now += 1.0
+    assert len(checks) <= 2 * 3600 / WISHES_APART_S
 
 
 def test_after_news_it_is_believed_again() -> None:
