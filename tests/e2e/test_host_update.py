@@ -151,17 +151,23 @@ def test_q168463_a_version_that_does_not_reach_its_site_goes_although_the_power_
     lab.comes_into_use(DOES_NOT_REACH)
     wait_for(lambda: lab.status().get("update", {}).get("state") == "trial", "the trial", PATIENCE_S)
     assert "is on trial until" in lab.client.pcmsvc("status").stdout
+    watcher = lab.client.host.shell("systemctl show -P MainPID pcm-watch")
+    assert lab.client.host.shell(f"readlink /proc/{watcher.strip()}/exe").startswith(
+        f"/opt/pcm/versions/{source_version()}/"
+    )
+    lab.client.host.shell(f"kill -9 {watcher}")
     lab.client.host.kill_power()
     lab.client.host.boot()
     assert lab.client.version() == DOES_NOT_REACH
     assert lab.client.host.shell("systemctl is-active pcm-watch") == "active\n"
+    lab.client.host.shell("systemctl kill --signal=KILL pcm-watch")
     lab.comes_into_use(source_version())
     lab.trial_ends()
     lab.client.settle(job)
     wait_for(lambda: lab.is_told(DOES_NOT_REACH), "what the site is told", PATIENCE_S)
     assert lab.client.unmet() == set()
 
-    again = lab.client.type("sh", lab.client.bring(lab.setups[DOES_NOT_REACH]))
+    again = lab.client.type("sh", lab.client.bring(lab.setups[DOES_NOT_REACH], "again.run"))
     assert again.returncode == 1
     assert f"Version {DOES_NOT_REACH} was here, and version {source_version()} had to come back." in again.stderr
     assert lab.client.version() == source_version()
