@@ -111,7 +111,8 @@ def _own_family(table: dict[int, Process]) -> set[int]:
     own = [each.id for each in table.values() if each.parent == me and is_own(each.id, each.started_ticks)]
     mine = _executable(me)
     if mine is not None and _executable(parent) == mine:
-        own += [each.id for each in table.values() if each.parent == parent and _executable(each.id) == mine]
+        siblings = [each.id for each in table.values() if each.parent == parent and each.id != me]
+        own += [each for each in siblings if _executable(each) == mine]
     return {1, *above, *(each.id for each in with_descendants(own))}
 
 
