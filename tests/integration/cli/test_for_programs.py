@@ -15,6 +15,7 @@ from pcm.protocol.report import Outcome
 from tests.integration.cli.conftest import Pcm, ServedSite
 from tests.integration.cli.test_orders import enrol, post_signed
 from tests.integration.cli.test_publishing import write_package
+from tests.unit.cli.test_setup_file import make
 
 # scripts for a shell, and a server that runs until it is stopped: they write no documents
 NO_DOCUMENT = {"completion", "site serve"}
@@ -40,6 +41,7 @@ def place(served: ServedSite, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_package(folder / "p", name="doc")
     write_package(folder / "other", name="doc2")
     (folder / "fresh").mkdir()
+    (folder / "base.run").write_bytes(make())
     arguments = ["--site", served.folder, "package", "publish", folder / "p", "--keys", served.keys]
     assert run([str(a) for a in [*arguments, "--passphrase-file", served.passphrase_file]]) == 0
     return folder
@@ -96,6 +98,7 @@ CALLS = [
     "client token --out {0}/token",
     "client kit",
     "client kit --out {0}/kit",
+    "client installer --base {0}/base.run --out {0}/setup.run",
     "client approve pc-waits2 --fingerprint {fingerprint}",
     "client resume --all -y",
     "client accept-ledger pc-json -y",
