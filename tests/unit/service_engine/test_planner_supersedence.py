@@ -112,7 +112,9 @@ def test_who_asks_for_a_newer_one_and_lets_nothing_come_of_it_keeps_no_mandatory
     old = release(1, mandatory_after=NOON - 23 * HOUR)
     kept_away = plan([record(old), asked], situation(old, new, blocking={asked.id: ("editor",)}), NOON)
     assert kept_away.next_change(NOON) is not None
-    assert kept_away.line(record(old).id).until == NOON + HOUR
+    line = kept_away.line(record(old).id)
+    assert line is not None
+    assert line.until == NOON + HOUR
 
 
 def test_it_opens_again_when_the_other_fails_and_the_site_hears_why() -> None:
