@@ -282,7 +282,7 @@ class LastRefusal(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Update(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`trial`: version `new` has until `at` to show that it works. `returned`: it did not, and `old` is in use again since `at`."""
+    """`trial`: version `new` has until `at` to show that it works. `returned`: it did not; `old` is in use again since `at`."""
 
     state: Literal["trial", "returned"]
     old: str
