@@ -1,5 +1,6 @@
 """What `pcmapp` does: one question to the service, one answer shown. Serves steps 9 and 12; what stays to watch is `watching`."""
 
+import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ from pcm.app.words import clock, count, localised, read_moment, size, state_of, 
 from pcm.model.errors import RequestError
 from pcm.protocol import local
 from pcm.protocol.printable import printable
+
+_STAGED = re.compile(r"^/\S*/staging/[0-9a-f]{32}/")
 
 
 def list_items(call: Call) -> int:
@@ -178,7 +181,7 @@ def why(call: Call) -> int:
 
 
 def history(call: Call) -> int:
-    """`pcmapp history`."""
+    """`pcmapp history`. A program of the package itself is told as its packager wrote it, not where it was staged."""
     ledger = call.ask(local.LocalRequest("ledger"), local.Ledger)
     if call.print_json(ledger):
         return 0
@@ -191,7 +194,7 @@ def history(call: Call) -> int:
                 "done" if entry.state == "succeeded" else entry.state.replace("_", " "),
                 titled(entry.package, entry.version, entry.program),
                 entry.requested_by or "administrator",
-                " ".join(entry.argv),
+                " ".join((_STAGED.sub("./", entry.argv[0]), *entry.argv[1:])) if entry.argv else "",
             )
             for entry in entries
         ]

@@ -1,5 +1,8 @@
 """`pcm job`: create, plan, list, show, watch, cancel, approve. Step 3: what an administrator orders, and what came of it."""
 
+import contextlib
+import re
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,19 @@ from pcm.model.instruction import Deferral, Notify
 from pcm.model.job import JobOrder
 from pcm.protocol.admin_jobs import JobDetail, JobPlan, JobRequest, JobView
 
+_OPTIONS = {
+    "allowed_users": "--user",
+    "deferral.max_s": "--defer-for",
+    "deferral.times": "--defer-times",
+    "expires_after": "--expires-after",
+    "mandatory_after": "--mandatory-after",
+    "notify.countdown_s": "--countdown",
+    "notify.show": "--notify",
+    "offer_after": "--offer-after",
+    "recurrence": "--recurs",
+    "restart_policy": "--restart",
+}
+_SETTING = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in _OPTIONS))
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -159,6 +175,18 @@ def _parameter(text: str) -> tuple[str, str]:
     return name, value
 
 
+@contextlib.contextmanager
+def _said_in_options() -> Iterator[None]:
+    """The site names a job's settings as its API does; whoever typed options is told of those."""
+    try:
+        yield
+    except RequestError as error:
+        if error.code not in {"job.contradiction", "job.recurrence"}:
+            raise
+        said = _SETTING.sub(lambda found: _OPTIONS[found[0]], error.message)
+        raise RequestError(said, code=error.code) from None
+
+
 @command.command("plan")
 @_ordering
 @click.pass_obj
@@ -167,7 +195,7 @@ def plan(settings: Settings, /, **given: Any) -> None:
 
     TIME is +2h or +3d from now, or a date and time with its offset: 2026-01-31T22:00+01:00.
     """
-    with settings.connect() as api:
+    with settings.connect() as api, _said_in_options():
         planned = api.post("/jobs", JobRequest(_order(**given), dry_run=True), JobPlan)
     jobs.show_plan(settings, planned)
 
@@ -182,7 +210,7 @@ def create(settings: Settings, /, dry_run: bool, **given: Any) -> None:
     TIME is +2h or +3d from now, or a date and time with its offset: 2026-01-31T22:00+01:00.
     """
     order = _order(**given)
-    with settings.connect() as api:
+    with settings.connect() as api, _said_in_options():
         if dry_run:
             jobs.show_plan(settings, api.post("/jobs", JobRequest(order, dry_run=True), JobPlan))
             return

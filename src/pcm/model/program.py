@@ -222,7 +222,11 @@ def check_parameters(declared: dict[str, Parameter], given: dict[str, str]) -> d
     for name in given:
         check_name("parameter", name)
         if name not in declared:
-            raise RequestError(f"parameter {name!r} is not declared by the package.", code="request.parameter")
+            known = ", ".join(sorted(declared)) or "none"
+            raise RequestError(
+                f"parameter {name!r} is not declared by the package; this program takes {known}.",
+                code="request.parameter",
+            )
     values: dict[str, str] = {}
     for name, parameter in declared.items():
         value = given.get(name, parameter.default)

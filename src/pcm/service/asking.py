@@ -57,7 +57,9 @@ def find_record(state: State, wanted: str, asker: Asker) -> InstructionRecord:
     for record in Journal(state).records():
         if wanted in (record.id, record.instruction.job) and may_see(record, asker):
             return record
-    raise RequestError(f"There is no instruction or job {wanted[:64]!r} here for you.", code="not_found")
+    raise RequestError(
+        f"There is no instruction or job {wanted[:64]!r} here for you. `pcmsvc list` shows them.", code="not_found"
+    )
 
 
 def why_not_run(record: InstructionRecord, manifest: Manifest | None, asker: Asker, now: datetime) -> str:

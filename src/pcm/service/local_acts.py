@@ -105,7 +105,8 @@ def _ask_for_later(
             raise RequestError("It is optional: there is nothing to postpone.", code="not_allowed")
         deadline = resolve(moment, record.instruction.clock, local_zone())
     granted = Journal(state).defer(record.id, until, deadline, now)
-    return _done(f"Postponed until {_utc(granted)}.", granted)
+    most = ": longer is not allowed" if granted < until else ""
+    return _done(f"Postponed until {_utc(granted)}{most}.", granted)
 
 
 def _pause(state: State, asker: Asker, until: datetime | None, now: datetime) -> Response:

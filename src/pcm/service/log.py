@@ -108,7 +108,10 @@ def _find_run(state: State, wanted: str) -> str:
             if runs:
                 return runs[-1].run
             raise RequestError(f"{record.id} has not run here.", code="not_found")
-    raise RequestError(f"There is no instruction, job or run {wanted[:64]!r} here.", code="not_found")
+    raise RequestError(
+        f"There is no instruction, job or run {wanted[:64]!r} here. `pcmsvc list` and `pcmsvc why` show them.",
+        code="not_found",
+    )
 
 
 def _code(outcome: dict[str, str]) -> str:

@@ -99,6 +99,10 @@ def simulate(places: Places, machine: Machine, text: str, starts: int, now: date
         RequestError: `usage`, `not_enrolled`. StoreError: the state cannot be read.
     """
     at = read_time(text, now, local_zone())
+    if at < now:
+        raise RequestError(
+            f"{text[:40]!r} has passed: this looks ahead. `pcmsvc log` and `pcmsvc ledger` tell what was.", code="usage"
+        )
     client_id = load_identity(places.identity).client_id
     with State.open(places.state, now, repair=False) as state:
         records = Journal(state).records()

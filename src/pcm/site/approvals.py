@@ -137,7 +137,7 @@ def _find(connection: Connection, job: str) -> AnyRow:
         .where(jobs.c.id == job[:40])
     ).first()
     if row is None:
-        raise RequestError(f"There is no job {job[:40]!r}.", code="not_found")
+        raise RequestError(f"There is no job {job[:40]!r}. `pcm job list` shows what there is.", code="not_found")
     if row.state != "active":
         raise RequestError(f"Job {job} is {row.state}; there is nothing to approve.", code="job.state")
     return row

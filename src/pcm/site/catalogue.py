@@ -44,7 +44,10 @@ def find_version(connection: Connection, package: AnyRow, version: str | None) -
     row = connection.execute(query).first()
     if row is None:
         what = f"version {version[:100]}" if version is not None else "version that is not withdrawn"
-        raise RequestError(f"Package {package.name} has no {what}.", code="not_found")
+        raise RequestError(
+            f"Package {package.name} has no {what}. `pcm package show {package.name}` lists what it has.",
+            code="not_found",
+        )
     if row.withdrawn is not None:
         raise RequestError(f"Version {row.version} of {package.name} was withdrawn.", code="package.withdrawn")
     return row

@@ -99,7 +99,7 @@ def _about_job(connection: Connection, client: AnyRow, job: str) -> Iterator[Why
         .where(jobs.c.id == job[:40])
     ).first()
     if row is None:
-        raise RequestError(f"There is no job {job[:40]!r}.", code="not_found")
+        raise RequestError(f"There is no job {job[:40]!r}. `pcm job list` shows what there is.", code="not_found")
     yield WhyLine("Is the job active?", row.state, row.state == "active")
     if row.withdrawn is not None:
         yield WhyLine("Is the package published?", f"{row.package} {row.version} was withdrawn", False)

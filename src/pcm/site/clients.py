@@ -68,7 +68,7 @@ def find(connection: Connection, name: str) -> AnyRow:
         known = {row.id for row in by_id}
         rows = [*by_id, *(row for row in _named(connection, name) if row.id not in known)]
     if not rows:
-        raise RequestError(f"There is no client {name[:80]!r}.", code="not_found")
+        raise RequestError(f"There is no client {name[:80]!r}. `pcm client list` shows them.", code="not_found")
     if len(rows) > 1:
         shown = ", ".join(f"{row.client_id[:16]} ({row.host_name}, {row.state})" for row in rows)
         raise RequestError(

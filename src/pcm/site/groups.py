@@ -152,7 +152,7 @@ def _ids_of(connection: Connection, order: GroupOrder) -> list[int]:
         found.update((row.client_id, row.id) for row in rows)
     for name in names:
         if name not in found:
-            raise RequestError(f"There is no client {name}.", code="not_found")
+            raise RequestError(f"There is no client {name}. `pcm client list` shows them.", code="not_found")
     return [found[name] for name in names]
 
 

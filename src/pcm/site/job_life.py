@@ -86,7 +86,7 @@ def cancel(connection: Connection, job: str, actor: str, now: datetime) -> None:
     """
     row = connection.execute(select(jobs.c.state).where(jobs.c.id == job).with_for_update()).first()
     if row is None:
-        raise RequestError(f"There is no job {job[:40]!r}.", code="not_found")
+        raise RequestError(f"There is no job {job[:40]!r}. `pcm job list` shows what there is.", code="not_found")
     if row.state != "active":
         raise RequestError(f"Job {job} is {row.state} already.", code="job.state")
     connection.execute(update(jobs).where(jobs.c.id == job).values(state="cancelled"))

@@ -45,7 +45,7 @@ def show_job(connection: Connection, job: str) -> JobView:
     """One job. Raises RequestError `not_found`."""
     row = connection.execute(_jobs().where(jobs.c.id == job[:40])).first()
     if row is None:
-        raise RequestError(f"There is no job {job[:40]!r}.", code="not_found")
+        raise RequestError(f"There is no job {job[:40]!r}. `pcm job list` shows what there is.", code="not_found")
     return _views(connection, [row])[0]
 
 

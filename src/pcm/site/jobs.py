@@ -206,7 +206,9 @@ def _check_after(connection: Connection, order: JobOrder) -> None:
             .where(jobs.c.id == name[:40])
         ).first()
         if other is None:
-            raise RequestError(f"after: there is no job {name[:40]!r}.", code="not_found")
+            raise RequestError(
+                f"after: there is no job {name[:40]!r}. `pcm job list` shows what there is.", code="not_found"
+            )
         if other.state != "active":
             raise RequestError(
                 f"The job contradicts itself: it waits for job {name}, which is {other.state}.",

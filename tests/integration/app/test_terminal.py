@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pcm.app import call, feed
@@ -251,6 +252,15 @@ def test_history_shows_what_ran_and_whether_it_was_changed(service: Service, app
     assert "Entry 2 was changed" in out
     service.answers["ledger"] = lambda _: local.write_answer(local.Ledger((), 0))
     assert "Nothing has run" in app("history")[1]
+
+
+def test_history_tells_a_program_of_the_package_as_its_packager_wrote_it(service: Service, app: App) -> None:
+    staged = msgspec.structs.replace(entry(1), argv=(f"/var/lib/pcm/staging/{'5c' * 16}/bin/setup", "--quiet"))
+    elsewhere = msgspec.structs.replace(entry(2), argv=("/srv/staging/setup",))
+    service.answers["ledger"] = lambda _: local.write_answer(local.Ledger((staged, elsewhere), 2, "ab" * 32))
+    _, out, _ = app("history")
+    assert " ./bin/setup --quiet\n" in out
+    assert "/srv/staging/setup" in out
 
 
 def test_status_says_whether_the_computer_is_managed(service: Service, app: App) -> None:

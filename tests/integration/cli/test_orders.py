@@ -121,9 +121,13 @@ def test_dangerous_jobs_wait_for_their_approvers(pcm: Pcm, served: ServedSite, h
         (("--mandatory-after", "+1h", "--offer-after", "+2h"), "job.contradiction"),
         (("--expires-after", "2020-01-01T00:00Z"), "job.contradiction"),
         (("--param", "MODE=c"), "is not one of a, b"),
-        (("--param", "OTHER=c"), "request.parameter"),
+        (("--param", "OTHER=c"), "this program takes MODE"),
+        (("--defer-times", "3"), "--defer-times without --defer-for: say for how long"),
+        (("--no-notify", "--countdown", "5m"), "a countdown (--countdown) that nobody is shown (--notify)"),
+        (("--recurs", "FREQ=SOMETIMES"), "--recurs: FREQ must be one of"),
+        (("--after", "j0000000000"), "`pcm job list` shows what there is"),
         (("--program", "repair"), "repair"),
-        (("--version", "9"), "9"),
+        (("--version", "9"), "lists what it has"),
     ],
 )
 def test_contradictions_are_refused_with_the_reason(

@@ -33,3 +33,5 @@ def test_it_tells_what_starts_when_and_leaves_everything_as_it_is(
 
 def test_a_time_that_is_none_is_said_so(client: Client) -> None:
     assert "is no time" in client.run("simulate", "--at", "soon", code=2).stderr
+    passed = client.run("simulate", "--at", "2020-01-01T00:00Z", code=2).stderr
+    assert "'2020-01-01T00:00Z' has passed: this looks ahead. `pcmsvc log`" in passed

@@ -11,7 +11,7 @@ from pcm.model.assignment import State as Stage
 from pcm.model.errors import RequestError
 from pcm.model.instruction import Deferral, Instruction
 from pcm.model.program import Program
-from pcm.protocol.local import LocalRequest
+from pcm.protocol.local import Accepted, LocalRequest
 from pcm.protocol.manifest import write_manifest
 from pcm.service import asking, local_acts, pausing
 from pcm.service.asking import Asker
@@ -122,7 +122,9 @@ def test_postponing_stays_within_the_budget_however_far_one_asks(state: State) -
     order = instruction(mandatory_after=NOON + HOUR, deferral=Deferral(1, 3600))
     taken_in(state, order)
     granted = act(state, ANNA, "defer", order, until=NOON + timedelta(days=900)).answer
-    assert granted.until == NOON + 2 * HOUR  # type: ignore[union-attr]
+    assert isinstance(granted, Accepted)
+    assert granted.until == NOON + 2 * HOUR
+    assert granted.message.endswith(" UTC: longer is not allowed.")
     assert refused(state, BEN, "defer", order, until=NOON + HOUR).code == "not_allowed"
     assert refused(state, ANNA, "defer", optional(2)).code == "not_found"
 
