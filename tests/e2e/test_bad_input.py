@@ -51,7 +51,12 @@ MISTAKES = {
     "path upwards": (HEAD + RUN.replace("{", "{working_directory: ../up, "), (5, 32), "working_directory"),
     "reserved path": (HEAD + RUN.replace("{", "{working_directory: con, "), (5, 32), "working_directory"),
     "path from nowhere": (HEAD + RUN.replace("{", "{detect: {file: etc/passwd}, "), (5, 28), "is not absolute"),
-    "key of a later version": (HEAD + RUN.replace("{", "{rollback_to: install, "), (5, 13), "does not do this yet"),
+    "key of a later version": ("icon: logo.png\n" + HEAD + RUN, (1, 1), "does not do this yet"),
+    "a return without a health check": (
+        HEAD + RUN.replace("{", "{rollback_to: install, "),
+        (5, 12),
+        "need a health check",
+    ),
     "bad duration": (HEAD + "programs:\n  install: {command: [./setup], timeout: soon}\n", (5, 42), "timeout"),
     "no programs": (HEAD, (1, 1), "programs"),
 }

@@ -35,7 +35,7 @@ def plan(records: Iterable[InstructionRecord], situation: Situation, now: dateti
         RequestError: `request.duplicate`: two records have the same id.
     """
     cases: dict[str, Case] = {}
-    for record in records:
+    for record in sorted(records, key=lambda each: each.id):  # so that no reason names another one in another order
         if record.id in cases:
             raise RequestError(f"Two instructions have the id {record.id}.", code="request.duplicate")
         cases[record.id] = make_case(record, situation, now)

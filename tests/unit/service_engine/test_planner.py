@@ -526,3 +526,12 @@ def test_a_full_trace_tells_what_else_stands_in_the_way() -> None:
     assert (short.action, short.code) == (whole.action, whole.code) == (Action.WAIT, "wait.deadline")
     assert [finding.code for finding in whole.trace if not finding.holds] == ["wait.deadline", "wait.window"]
     assert short.trace == ()
+
+
+def test_whom_it_contradicts_does_not_depend_on_the_order_of_the_records() -> None:
+    orders = [instruction(number, package="tool") for number in (1, 2, 3)]
+    orders.append(instruction(4, package="tool", program="uninstall"))
+    around = situation(*((each, manifest(each, {"install": INSTALL, "uninstall": INSTALL})) for each in orders))
+    there, back = (plan(map(record, each), around, NOON) for each in (orders, orders[::-1]))
+    assert there == back
+    assert {line.code for line in there.lines} == {"request.contradiction"}
