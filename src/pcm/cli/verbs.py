@@ -5,14 +5,12 @@ when that noun is named. Parse, call, show: a verb's file does nothing else.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from pcm.cli.settings import Settings
-
-Decorated = Callable[..., Any]
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:

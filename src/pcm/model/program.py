@@ -135,9 +135,7 @@ class Program(msgspec.Struct, frozen=True, omit_defaults=True):
     timeout_s: Seconds = 3600
     exit_codes: ExitCodes = ExitCodes()
     working_directory: Annotated[str, msgspec.Meta(max_length=400)] | None = None
-    environment: dict[Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$(?!\n)")], Argument] = (
-        msgspec.field(default_factory=dict)
-    )
+    environment: dict[Variable, Argument] = msgspec.field(default_factory=dict)
     detect: Detection | None = None
     health: Detection | None = None
     health_within_s: Annotated[int, msgspec.Meta(ge=1, le=3600)] = _HEALTH_WITHIN_S

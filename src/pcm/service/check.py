@@ -27,7 +27,7 @@ from pcm.service.places import Places
 from pcm.service.plan import Plan, Situation
 from pcm.service.records import InstructionRecord
 from pcm.service.share_client import ShareClient
-from pcm.service.sources import LOGON, Network, Servers, end_pauses
+from pcm.service.sources import Network, end_pauses
 from pcm.service.state import State
 from pcm.service.succession import take_over
 from pcm.service.tables import count
@@ -358,7 +358,7 @@ class Check:
         written = outbox.write(self._facts, header.serial if header else 0, it.clock())
         if not outbox.waiting():
             return Sent(0, 0)
-        servers = Servers(it.state, LOGON, header.servers.logon if header else (), it.configuration.logon)
+        servers = inbox.logon_servers(it.state, header, it.configuration)
         sent = outbox.send(it.network, servers, it.clock)
         it.say(f"{count(written, 'report')} written, {sent.acknowledged} acknowledged, {sent.waiting} waiting.")
         if sent.error is not None and (asked.error is None or sent.error.code != asked.error.code):
@@ -376,7 +376,7 @@ class Check:
         header = inbox.read_header(it.state)
         wanted = float(header.poll_after_s if header else FIRST_POLL_S)
         if not asked.contact:
-            servers = Servers(it.state, LOGON, header.servers.logon if header else (), it.configuration.logon)
+            servers = inbox.logon_servers(it.state, header, it.configuration)
             rests = [health.due for health in servers.health.values() if health.due is not None and health.due > now]
             if rests:
                 wanted = min(max(wanted, FIRST_POLL_S), max(LEAST_PAUSE_S, (min(rests) - now).total_seconds()))

@@ -107,8 +107,7 @@ class Inbox:
         Raises:
             StoreError: this disk.
         """
-        header = read_header(self._it.state)
-        servers = Servers(self._it.state, LOGON, header.servers.logon if header else (), self._it.configuration.logon)
+        servers = logon_servers(self._it.state, read_header(self._it.state), self._it.configuration)
         if forced:
             servers.forget_refusals()
         now = self._it.clock()
@@ -258,6 +257,15 @@ def ask_in_order(
 def _shortened(message: str) -> str:
     """Key ids and hashes by their first digits, as people compare them."""
     return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1…", message)
+
+
+def logon_servers(state: State, header: Instructions | None, configuration: ClientConfiguration) -> Servers:
+    """The logon servers as the newest verified file orders them, and those that this computer was set up with.
+
+    Args:
+        header: From `read_header`.
+    """
+    return Servers(state, LOGON, header.servers.logon if header else (), configuration.logon)
 
 
 def read_header(state: State) -> Instructions | None:

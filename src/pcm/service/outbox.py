@@ -28,7 +28,7 @@ from pcm.service.identity import Identity
 from pcm.service.journal import Journal
 from pcm.service.machine.durable import write_all
 from pcm.service.records import RefusalRecord, to_text
-from pcm.service.sources import LOGON, Network, Servers
+from pcm.service.sources import Network, Servers
 from pcm.service.state import State
 from pcm.transport.framing import Request
 from pcm.transport.locations import parse_location
@@ -280,11 +280,6 @@ def _nobody_takes() -> TransferError:
         "too.",
         code="transfer.read_only",
     )
-
-
-def open_servers(state: State, ordered: tuple[str, ...], configuration: ClientConfiguration) -> Servers:
-    """The logon servers that take reports: the same ones that instructions come from."""
-    return Servers(state, LOGON, ordered, configuration.logon)
 
 
 def _drop(root: Path, client_id: str, seq: int, envelope: bytes) -> None:

@@ -24,7 +24,6 @@ from pcm.service.places import looked_at
 from pcm.service.plan import Action, Line, Plan
 from pcm.service.records import to_time
 from pcm.service.rest import CONTENT, NAME, OWNER, TARGET, Rest, boot, mark_of
-from pcm.service.sources import LOGON, Servers
 from pcm.transport.locations import parse_location
 from pcm.transport.signing import sign_request
 from pcm.trust.floors import dated_floor_s
@@ -117,8 +116,7 @@ def find_until(it: "Equipment", plan: Plan, server: str, now: datetime) -> datet
 
 def _is_first(it: "Equipment", server: str, now: datetime) -> bool:
     """Whether the whole check would ask this server before all others, now and until somebody writes down otherwise."""
-    header = inbox.read_header(it.state)
-    servers = Servers(it.state, LOGON, header.servers.logon if header else (), it.configuration.logon)
+    servers = inbox.logon_servers(it.state, inbox.read_header(it.state), it.configuration)
     return servers.names[:1] == (server,) and servers.choices(now, it.network.chance)[0].server == server
 
 

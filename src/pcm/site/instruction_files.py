@@ -45,13 +45,6 @@ class JobFacts(NamedTuple):
     proofs: Mapping[str, Sequence[str]] | None = None
 
 
-class Assigned(NamedTuple):
-    """One assignment of the client at hand: the job's id, and where it stands."""
-
-    job: str
-    state: str
-
-
 class FileFrame(NamedTuple):
     """What all files of one compilation share."""
 

@@ -175,12 +175,6 @@ def has_unwritten(connection: Connection) -> bool:
     return connection.execute(query.limit(1)).first() is not None
 
 
-def mark_all_unwritten(connection: Connection) -> None:
-    """Have everything written again (a new folder, or a start after a crash)."""
-    connection.execute(update(repository_files).values(unwritten=True))
-    connection.execute(update(manifests).values(unwritten=True))
-
-
 def files_to_write(connection: Connection, *, everything: bool = False) -> tuple[metadata.Files, Written]:
     """The package repository's files that do not stand everywhere yet.
 

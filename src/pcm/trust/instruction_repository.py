@@ -8,7 +8,6 @@ different content, because tuf's client takes an equal timestamp version for 'no
 it).
 """
 
-import hashlib
 from typing import NamedTuple
 
 from securesystemslib.signer import Signer
@@ -95,8 +94,3 @@ def sign_lease(
     timestamp = metadata.header("timestamp", now_ms, expires_s)
     timestamp["meta"] = {"snapshot.json": metadata.entry(snapshot_file, now_ms)}
     return Lease(now_ms, snapshot_file, metadata.sign(timestamp, (lease,)))
-
-
-def body_name(client_id: str, body: bytes) -> str:
-    """Name of an instruction file below a logon server's root (TUF's consistent-snapshot name)."""
-    return f"clients/{client_id}/{hashlib.sha256(body).hexdigest()}.instructions.json"
