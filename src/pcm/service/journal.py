@@ -17,6 +17,7 @@ from pcm.protocol import codec
 from pcm.protocol.report import Outcome, RunResult
 from pcm.service.journal_rows import SELECT_RECORDS, read_outcome, read_record, read_user_run, what_runs
 from pcm.service.plan import Line, Plan
+from pcm.service.postponing import grant
 from pcm.service.records import InstructionRecord, UserRun, to_text, to_text_or_none
 from pcm.service.state import State
 
@@ -285,15 +286,13 @@ class Journal:
             end = deadline + timedelta(seconds=budget.max_s)
             if record.instruction.purpose != "mandatory" or not record.present or record.state not in _POSTPONABLE:
                 raise RequestError("Only mandatory work that has not begun can be postponed.", code="not_allowed")
-            if record.deferrals >= budget.times or end <= now:
-                raise RequestError(
-                    f"It was postponed {record.deferrals} of {budget.times} times, at the latest until {to_text(end)}; "
-                    "it cannot be postponed again.",
-                    code="not_allowed",
-                )
-            granted = min(until, end)
-            if granted <= now:
-                raise RequestError("The time to postpone to has passed.", code="not_allowed")
+            granted = grant(
+                until,
+                end,
+                now,
+                may_again=record.deferrals < budget.times,
+                so_far=f"{record.deferrals} of {budget.times} times",
+            )
             connection.execute(
                 # it is announced again, with a whole countdown, when that time is over
                 "UPDATE instructions SET deferred_until = ?, deferrals = deferrals + 1, announced_at = NULL WHERE id = ?",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from pcm.model.errors import RequestError
 from pcm.service.journal import Journal
 from pcm.service.machine.interface import Session
+from pcm.service.postponing import grant
 from pcm.service.records import to_text
 from pcm.service.restart_record import TOLD, Row, read_open, read_wishes
 from pcm.service.restart_rules import LEAST_NOTICE, Policy, combine
@@ -122,15 +123,7 @@ def postpone(state: State, until: datetime, by: str, sessions: Collection[Sessio
         terms = combine(read_wishes(Journal(state).records(), row.boot_id))
         announced = row.announced or now
         end = now if terms is None else announced + terms.budget
-        if not pending.deferrals_left or end <= now:
-            raise RequestError(
-                f"It was postponed {row.deferrals} times, at the latest until {to_text(end)}; it cannot be postponed "
-                "again.",
-                code="not_allowed",
-            )
-        granted = min(until, end)
-        if granted <= now:
-            raise RequestError("The time to postpone to has passed.", code="not_allowed")
+        granted = grant(until, end, now, may_again=bool(pending.deferrals_left), so_far=f"{row.deferrals} times")
         connection.execute(
             "UPDATE restarts SET deferred_until = ?, deferrals = deferrals + 1, announced = ?, due = ?, "
             "requested_by = NULL WHERE seq = ?",
