@@ -10,6 +10,7 @@ import pytest
 from tests.e2e.base_system import base_system
 from tests.e2e.booted_host import BootedHost
 from tests.e2e.client_packages import Built, built_packages
+from tests.e2e.hosts import Client, Site, served_site
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +37,27 @@ def boot_host(nspawn_base: Path) -> Iterator[Callable[[], BootedHost]]:
             return host
 
         yield boot
+
+
+@pytest.fixture(scope="module")
+def hosted(nspawn_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Client]]:
+    """A host that is a client of a served site, its service running; one for the tests of a module. Needs `nspawn`."""
+    folder = tmp_path_factory.mktemp("lab")
+    with BootedHost(nspawn_base) as host, served_site(folder, host.gateway) as site:
+        host.boot()
+        client = Client(host, site)
+        client.enrol()
+        client.start()
+        yield site, client
+
+
+@pytest.fixture
+def site(hosted: tuple[Site, Client]) -> Site:
+    """The site of `hosted`."""
+    return hosted[0]
+
+
+@pytest.fixture
+def client(hosted: tuple[Site, Client]) -> Client:
+    """The client of `hosted`."""
+    return hosted[1]

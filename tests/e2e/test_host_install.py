@@ -5,16 +5,13 @@ The package's own script stops half-way until the test has looked at the compute
 
 import json
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pcm.service.machine.commands import SEARCH_PATH
-from tests.e2e.booted_host import BootedHost
-from tests.e2e.hosts import ALREADY_RUNNING, PROOF, Answer, Client, Site, build_deb, served_site
+from tests.e2e.hosts import ALREADY_RUNNING, PROOF, Answer, Client, Site, build_deb
 
 pytestmark = pytest.mark.needs("nspawn")
 
@@ -70,27 +67,6 @@ class Seen:
         """What the program itself said about a topic."""
         lines = self.known["results"][0]["output_tail"].splitlines()
         return [line.removeprefix(f"{topic} ") for line in lines if line.startswith(f"{topic} ")]
-
-
-@pytest.fixture(scope="module")
-def hosted(nspawn_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Client]]:
-    folder = tmp_path_factory.mktemp("lab")
-    with BootedHost(nspawn_base) as host, served_site(folder, host.gateway) as site:
-        host.boot()
-        client = Client(host, site)
-        client.enrol()
-        client.start()
-        yield site, client
-
-
-@pytest.fixture
-def site(hosted: tuple[Site, Client]) -> Site:
-    return hosted[0]
-
-
-@pytest.fixture
-def client(hosted: tuple[Site, Client]) -> Client:
-    return hosted[1]
 
 
 @pytest.fixture(scope="module")

@@ -85,27 +85,6 @@ class Trial(Client):
 
 
 @pytest.fixture(scope="module")
-def hosted(nspawn_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Client]]:
-    folder = tmp_path_factory.mktemp("lab")
-    with BootedHost(nspawn_base) as host, served_site(folder, host.gateway) as site:
-        host.boot()
-        client = Client(host, site)
-        client.enrol()
-        client.start()
-        yield site, client
-
-
-@pytest.fixture
-def site(hosted: tuple[Site, Client]) -> Site:
-    return hosted[0]
-
-
-@pytest.fixture
-def client(hosted: tuple[Site, Client]) -> Client:
-    return hosted[1]
-
-
-@pytest.fixture(scope="module")
 def tried(nspawn_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Trial]]:
     folder = tmp_path_factory.mktemp("trial")
     with BootedHost(nspawn_base) as host, served_site(folder, host.gateway) as site:

@@ -4,15 +4,13 @@ Each program notes every run of its own, so that a second one would show; what t
 """
 
 import json
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.booted_host import BootedHost
-from tests.e2e.hosts import PROOF, Client, Site, served_site, wait_for
+from tests.e2e.hosts import PROOF, Client, Site, wait_for
 
 pytestmark = pytest.mark.needs("nspawn")
 
@@ -34,27 +32,6 @@ with open("{proof}/{name}.done", "w") as file:
 """
 BEGIN = f"#!/bin/sh\necho before; echo run >>{PROOF}/$PCM_PACKAGE.runs\ntouch {PROOF}/$PCM_PACKAGE.begun\n"
 WAIT = f"while ! test -e {PROOF}/$PCM_PACKAGE.go; do sleep 0.05; done\necho after; touch {PROOF}/$PCM_PACKAGE.done\n"
-
-
-@pytest.fixture(scope="module")
-def hosted(nspawn_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Client]]:
-    folder = tmp_path_factory.mktemp("lab")
-    with BootedHost(nspawn_base) as host, served_site(folder, host.gateway) as site:
-        host.boot()
-        client = Client(host, site)
-        client.enrol()
-        client.start()
-        yield site, client
-
-
-@pytest.fixture
-def site(hosted: tuple[Site, Client]) -> Site:
-    return hosted[0]
-
-
-@pytest.fixture
-def client(hosted: tuple[Site, Client]) -> Client:
-    return hosted[1]
 
 
 def done_by(name: str) -> str:

@@ -1,8 +1,6 @@
 """Who may ask for what, what is heard between plan and start, and what an administrator's pause does. On a real database."""
 
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,12 +26,6 @@ from tests.unit.service_engine.making import CLIENT, NOON, instruction, manifest
 ROOT, ANNA, BEN, NAMELESS = Asker(0, "root"), Asker(1000, "anna"), Asker(1001, "ben"), Asker(4711, "")
 HOUR = timedelta(hours=1)
 FREE = Program(argv=("./setup",), user_requestable=True)
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    with State.open(tmp_path / "var", NOON) as opened:
-        yield opened
 
 
 def taken_in(state: State, *orders: Instruction) -> None:

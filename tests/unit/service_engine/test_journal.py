@@ -1,7 +1,6 @@
 """The journal and the history of runs, on a real database."""
 
 import dataclasses
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,22 +22,6 @@ from tests.unit.service_engine.making import NOON, instruction, manifest, sha, s
 
 HOUR = timedelta(hours=1)
 RUN = "ab" * 16
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    with State.open(tmp_path / "var", NOON) as opened:
-        yield opened
-
-
-@pytest.fixture
-def journal(state: State) -> Journal:
-    return Journal(state)
-
-
-@pytest.fixture
-def history(state: State) -> History:
-    return History(state)
 
 
 def take_in(journal: Journal, *instructions: object, now: object = NOON) -> None:

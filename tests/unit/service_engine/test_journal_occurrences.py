@@ -1,11 +1,9 @@
 """What the journal keeps of announcements, of each time of a recurring order, and of each user's part, on a real database."""
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
 from msgspec.structs import replace
 
 from pcm.model.assignment import State as Stage
@@ -21,22 +19,6 @@ from tests.unit.service_engine.making import NOON, instruction, situation
 from tests.unit.service_engine.test_journal import HOUR, entry_of, run_of, take_in
 
 RESULT = RunResult(run="0" * 32, started=NOON, ended=NOON + HOUR, exit_code=0, exit_class="success")
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    with State.open(tmp_path / "var", NOON) as opened:
-        yield opened
-
-
-@pytest.fixture
-def journal(state: State) -> Journal:
-    return Journal(state)
-
-
-@pytest.fixture
-def history(state: State) -> History:
-    return History(state)
 
 
 def adopt(journal: Journal, around: Situation, now: datetime) -> Line:
