@@ -282,9 +282,12 @@ class LastRefusal(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Update(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`trial`: version `new` has until `at` to show that it works. `returned`: it did not; `old` is in use again since `at`."""
+    """`trial`: version `new` has until `at` to show that it works. `returned`: it did not; `old` is in use again since `at`.
 
-    state: Literal["trial", "returned"]
+    `untold`: `old` is in use again since `at`, and `new` has another try once the site is reached.
+    """
+
+    state: Literal["trial", "returned", "untold"]
     old: str
     new: str
     at: datetime

@@ -175,6 +175,8 @@ def _update(update: local.Update | None) -> str:
         return ""
     if update.state == "trial":
         return f"{update.new} is on trial until {tables.when(update.at)}; else {update.old} comes back"
+    if update.state == "untold":
+        return f"{update.new} did not reach the site, and nor does {update.old}, back since {tables.when(update.at)}"
     return f"{update.new} did not work here; {update.old} is back since {tables.when(update.at)}. {update.why}"
 
 

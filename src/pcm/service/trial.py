@@ -9,7 +9,7 @@ has become of the database. Nothing here switches versions.
 
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -33,6 +33,11 @@ class Trial(codec.Document, frozen=True, kw_only=True, tag="pcm.trial", rename={
     """A version on trial: `new` is in use, and `old` comes back unless `new` has shown by `until` that it works.
 
     `id`: of this one trial. `patience_s`: how long it may take; `until` is that by the wall clock, which may be set meanwhile.
+
+    The rest is written by what watches, once a trial ended without an answer (`installation.again`). `stage`: `returning`, `old`
+    is about to be in use again; `untold`, it is, since `since`, and what it reaches says whose fault it was; `again`, `new` is
+    about to have another try. `tries`: how many trials ended so, this one included. `contact`: `last_contact` as it was then.
+    `why`: what is told if it was the version's fault.
     """
 
     id: str
@@ -41,6 +46,11 @@ class Trial(codec.Document, frozen=True, kw_only=True, tag="pcm.trial", rename={
     begun: datetime
     until: datetime
     patience_s: int
+    stage: Literal["trial", "returning", "untold", "again"] = "trial"
+    tries: int = 0
+    since: datetime | None = None
+    contact: int = 0
+    why: str = ""
 
 
 class Confirmed(codec.Document, frozen=True, kw_only=True, tag="pcm.confirmed"):
@@ -53,13 +63,17 @@ class Confirmed(codec.Document, frozen=True, kw_only=True, tag="pcm.confirmed"):
 
 
 class Return(msgspec.Struct, frozen=True, kw_only=True, rename={"old": "from", "new": "to"}):
-    """A trial that ended with the version before: `old` is in use again instead of `new`."""
+    """A trial that ended with the version before: `old` is in use again instead of `new`.
+
+    `untold`: nobody knows whose fault it was, and nothing is held against `new`.
+    """
 
     id: str
     old: str
     new: str
     at: datetime
     why: str
+    untold: bool = False
 
     def told(self) -> str:
         """In a sentence."""
@@ -107,6 +121,14 @@ def is_confirmed(trial: Trial, places: Places) -> bool:
     return confirmed is not None and (confirmed.trial, confirmed.version) == (trial.id, trial.new)
 
 
+def last_contact(places: Places) -> int:
+    """Which contact with the site was the last: changes with each; 0 if there was none."""
+    try:
+        return (places.state / inbox.LAST_CONTACT).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def ask_in_full(state: State) -> None:
     """Have every server send all that it has: a version that was told 'nothing new' has verified nothing."""
     with state.transaction() as connection:
@@ -141,8 +163,16 @@ def show_update(places: Places) -> Update | None:
     trial = own_trial(places)
     if trial is not None:
         return Update("trial", trial.old, trial.new, trial.until)
+    trial = read_record(Trial, places.trial)
+    if trial is not None and trial.stage == "untold" and trial.old == AGENT_VERSION:
+        return Update("untold", trial.old, trial.new, trial.since or trial.until)
     record = read_record(Returns, places.returns)
     last = record.returns[-1] if record is not None and record.returns else None
-    if record is None or last is None or last.new not in record.bad or last.old != AGENT_VERSION:
+    if record is None or last is None or not _counts(last, record) or last.old != AGENT_VERSION:
         return None
     return Update("returned", last.old, last.new, last.at, last.why[:_SHOWN])
+
+
+def _counts(last: Return, record: Returns) -> bool:
+    """Whether the last return still says something: nobody has wanted that version once more."""
+    return last.untold or last.new in record.bad

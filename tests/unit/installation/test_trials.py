@@ -1,5 +1,6 @@
 """A newer version on trial, on a computer in a folder: who watches, who decides, and what is left after a cut at any point."""
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from msgspec import structs
 from pcm.model.errors import MachineError, RequestError
 from pcm.service.facts import AGENT_VERSION
 from pcm.service.installation import layout as layouts
+from pcm.service.installation.again import MOST_TRIES, MOST_UNTOLD_S
 from pcm.service.installation.install import Wish, install
 from pcm.service.installation.layout import current_version, present_versions
 from pcm.service.installation.measures import MARK, Host
@@ -85,6 +87,12 @@ def trial_of(host: Host) -> Trial:
     return trial
 
 
+def reach(host: Host) -> None:
+    """A server answers: another contact than any before."""
+    path = host.places.state / "last-contact"
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+
 def confirm_here(host: Host) -> None:
     confirm(trial_of(host), host.places, "http://a/logon", NOON)
 
@@ -135,10 +143,10 @@ def test_q168463_a_version_that_does_not_reach_the_site_goes_and_does_not_come_a
     host, remembered = computer
     install(host, Wish(), clock, quiet)
     remembered.calls.clear()
-    days = Days()
+    days = Days({PATIENCE_S + 60: lambda: reach(host)})  # the version before, at once
     said = look_after(host, days)
     assert "version 1.0 is in use again instead of 1.1: It did not reach the site" in said[-1]
-    assert PATIENCE_S <= days.seconds <= PATIENCE_S + 2 * LOOK_S
+    assert PATIENCE_S + 60 <= days.seconds <= PATIENCE_S + 60 + 2 * LOOK_S
     assert current_version(host.layout) == "1.0"
     assert host.layout.own_unit.read_text() == f"{MARK}: 1.0\n"  # its definition too
     assert "restart" in remembered.calls
@@ -223,15 +231,89 @@ def test_cut_before_the_switch_the_version_before_goes_on(computer: tuple[Host, 
     assert current_version(host.layout) == "1.1"
 
 
+def test_a_version_that_was_on_trial_without_a_network_has_another_trial_once_there_is_one(
+    computer: tuple[Host, RememberedComputer],
+) -> None:
+    host, remembered = computer
+    install(host, Wish(), clock, quiet)
+    first = trial_of(host).id
+    seen: list[object] = []
+
+    def look() -> None:
+        seen.extend([current_version(host.layout), trial_of(host).stage, host.layout.returns.exists()])
+
+    hour = 3600.0
+    days = Days({hour: look, 5 * hour: lambda: reach(host), 5 * hour + 300: lambda: confirm_here(host)})
+    said = look_after(host, days)
+    assert seen == ["1.0", "untold", False]
+    assert current_version(host.layout) == "1.1"
+    assert (host.layout.trial.exists(), remembered.watch_enabled, host.layout.returns.exists()) == (False, False, False)
+    confirmed = read_record(Confirmed, host.places.confirmed)
+    assert confirmed is not None
+    assert confirmed.trial != first  # what is said in one trial does not count for another
+    assert said[-1] == "the trial is over: version 1.1 works"
+
+
+def test_a_network_that_is_always_away_during_trials_ends_them_and_blames_nobody(
+    computer: tuple[Host, RememberedComputer],
+) -> None:
+    host, _ = computer
+    install(host, Wish(), clock, quiet)
+    hour = 3600.0
+    days = Days({at * hour: lambda: reach(host) for at in range(1, 40)})
+    trials: set[str] = set()
+
+    def pause(seconds: float) -> None:
+        trials.add(trial_of(host).id)
+        days.pause(seconds)
+
+    watch(host, days.now, days.steady, pause, quiet)
+    assert len(trials) == MOST_TRIES
+    assert current_version(host.layout) == "1.0"
+    known = read_record(Returns, host.layout.returns)
+    assert known is not None
+    assert (known.bad, [each.untold for each in known.returns]) == ((), [True])
+    install(host, Wish(), clock, quiet)  # needs no --again
+    assert (current_version(host.layout), trial_of(host).tries) == ("1.1", 0)
+
+
+@pytest.mark.parametrize("cut", ["reload", "restart"])
+def test_cut_on_the_way_to_or_from_another_trial_it_is_gone_to_its_end(
+    computer: tuple[Host, RememberedComputer], cut: str
+) -> None:
+    host, remembered = computer
+    install(host, Wish(), clock, quiet)
+    hour = 3600.0
+    days = Days({hour - 60: lambda: remembered.refuse.add(cut), hour: lambda: reach(host)})
+    remembered.refuse.add(cut)
+    with pytest.raises(MachineError):
+        look_after(host, days)
+    assert (current_version(host.layout), trial_of(host).stage) == ("1.0", "returning")
+    remembered.refuse.clear()
+    remembered.calls.clear()
+    with pytest.raises(MachineError):
+        look_after(host, days)
+    assert (current_version(host.layout), trial_of(host).stage) == ("1.1", "again")
+    assert "restart" in remembered.calls
+    remembered.refuse.clear()
+    remembered.calls.clear()
+    tried = trial_of(host).tries
+    look_after(host, Days({60: lambda: confirm_here(host)}))
+    assert (current_version(host.layout), tried) == ("1.1", 1)
+    assert "restart" in remembered.calls
+
+
 @pytest.mark.parametrize("cut", ["reload", "restart", "disable watch"])
 def test_cut_in_the_middle_of_the_way_back_it_is_gone_to_its_end(
     computer: tuple[Host, RememberedComputer], cut: str
 ) -> None:
     host, remembered = computer
     install(host, Wish(), clock, quiet)
+    remembered.restarts = MOST_RESTARTS
     remembered.refuse.add(cut)
+    trial = trial_of(host)
     with pytest.raises(MachineError):
-        look_after(host, Days())
+        go_back(host, trial, "why", NOON, quiet)
     assert current_version(host.layout) == "1.0"
     remembered.refuse.clear()
     remembered.calls.clear()
@@ -268,7 +350,7 @@ def test_a_second_newer_version_is_watched_from_the_last_that_worked(
     install(host, Wish(), clock, quiet)
     assert (trial_of(host).old, trial_of(host).new) == ("1.0", "1.2")
     assert "1.0" in present_versions(host.layout)
-    look_after(host, Days())
+    look_after(host, Days({PATIENCE_S + 60: lambda: reach(host)}))
     assert current_version(host.layout) == "1.0"
 
 
@@ -333,7 +415,7 @@ TRIAL = Trial(id="ab", old="1.0", new="1.1", begun=NOON, until=NOON + timedelta(
         (Seen("1.1", False, False, 0, 0), Verdict.WAIT),
         (Seen("1.1", False, False, MOST_RESTARTS - 1, 899), Verdict.WAIT),
         (Seen("1.1", False, False, MOST_RESTARTS, 0), Verdict.RETURN),
-        (Seen("1.1", False, False, 0, 900), Verdict.RETURN),
+        (Seen("1.1", False, False, 0, 900), Verdict.TURN_BACK),
         (Seen("1.1", True, False, 99, 9999), Verdict.OVER),
         (Seen("1.1", True, True, 0, 0), Verdict.RETURN),
         (Seen("1.0", False, True, 0, 0), Verdict.RETURN),
@@ -344,6 +426,31 @@ TRIAL = Trial(id="ab", old="1.0", new="1.1", begun=NOON, until=NOON + timedelta(
 )
 def test_the_decision(seen: Seen, verdict: Verdict) -> None:
     assert decide(TRIAL, seen, 900)[0] is verdict
+
+
+def untold(tries: int) -> Trial:
+    return structs.replace(TRIAL, stage="untold", tries=tries, since=NOON, why="It did not.")
+
+
+@pytest.mark.parametrize(
+    ("tries", "seen", "verdict"),
+    [
+        (1, Seen("1.0", False, False, 0, 0), Verdict.WAIT),
+        (1, Seen("1.0", False, False, 0, MOST_UNTOLD_S - 1), Verdict.WAIT),
+        (1, Seen("1.0", False, False, 0, MOST_UNTOLD_S), Verdict.GIVE_UP),
+        (1, Seen("1.0", False, False, 0, 299, reached=True), Verdict.BAD),
+        (3, Seen("1.0", False, False, 0, 299, reached=True), Verdict.BAD),
+        (1, Seen("1.0", True, False, 0, 299, reached=True), Verdict.AGAIN),  # it worked, in the last moment
+        (1, Seen("1.0", False, False, 0, 300, reached=True), Verdict.AGAIN),
+        (2, Seen("1.0", False, False, 0, 300, reached=True), Verdict.AGAIN),
+        (3, Seen("1.0", False, False, 0, 300, reached=True), Verdict.GIVE_UP),
+        (1, Seen("1.0", False, False, 0, 300, reached=True, whole=False), Verdict.GIVE_UP),
+        (1, Seen("1.0", False, True, 0, 0), Verdict.RETURN),
+        (1, Seen("1.2", False, False, 0, 0), Verdict.OVER),
+    ],
+)
+def test_the_decision_while_nobody_knows_whose_fault_it_was(tries: int, seen: Seen, verdict: Verdict) -> None:
+    assert decide(untold(tries), seen, 900)[0] is verdict
 
 
 def test_a_clock_that_was_set_makes_a_trial_neither_endless_nor_hopeless() -> None:
@@ -380,6 +487,12 @@ def test_only_the_version_on_trial_confirms_and_only_its_own_trial(places: Place
     update = show_update(places)
     assert update is not None
     assert (update.state, update.old, update.new) == ("trial", "0.0.1", AGENT_VERSION)
+    waiting = structs.replace(trial, old=AGENT_VERSION, new="77.0", stage="untold", since=NOON)
+    write_record(places.trial, waiting)
+    update = show_update(places)
+    assert update is not None
+    assert (update.state, update.new, update.at) == ("untold", "77.0", NOON)
+    write_record(places.trial, trial)
     confirm(trial, places, "http://a", NOON)
     assert is_confirmed(trial, places)
     assert own_trial(places) is None

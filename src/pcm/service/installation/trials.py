@@ -92,14 +92,35 @@ def go_back(host: Host, trial: Trial, why: str, now: datetime, say: Callable[[st
     Raises:
         MachineError, StoreError, RequestError: it could not be switched; it is tried again.
     """
-    known = read_record(Returns, host.layout.returns) or Returns()
-    if all(each.id != trial.id for each in known.returns):
-        gone = Return(id=trial.id, old=trial.old, new=trial.new, at=now, why=why)
-        bad = (*(each for each in known.bad if each != trial.new), trial.new)[-KEPT_RETURNS:]
-        write_record(host.layout.returns, Returns(returns=(*known.returns, gone)[-KEPT_RETURNS:], bad=bad))
+    remember(host, trial, why, now)
     if current_version(host.layout) != trial.old:
-        switch(host.layout, trial.old)
         say(f"version {trial.old} is in use again instead of {trial.new}: {why}")
+    bring_into_use(host, trial.old, say)
+    end(host)
+
+
+def remember(host: Host, trial: Trial, why: str, now: datetime, *, untold: bool = False) -> None:
+    """Write down, once, that a trial ended with the version before. `untold`: nothing is held against the other one.
+
+    Raises:
+        MachineError, StoreError: this disk.
+    """
+    known = read_record(Returns, host.layout.returns) or Returns()
+    if any(each.id == trial.id for each in known.returns):
+        return
+    gone = Return(id=trial.id, old=trial.old, new=trial.new, at=now, why=why, untold=untold)
+    bad = tuple(each for each in known.bad if each != trial.new) + (() if untold else (trial.new,))
+    write_record(host.layout.returns, Returns(returns=(*known.returns, gone)[-KEPT_RETURNS:], bad=bad[-KEPT_RETURNS:]))
+
+
+def bring_into_use(host: Host, version: str, say: Callable[[str], None]) -> None:
+    """Switch to a version that is here, with all that belongs to it. Done again, it goes on where it was cut off.
+
+    Raises:
+        MachineError, StoreError, RequestError: it could not be switched; it is tried again.
+    """
+    if current_version(host.layout) != version:
+        switch(host.layout, version)
     host.registration.reload()
     for measure in measures(host, start=False):
         try:
@@ -112,7 +133,6 @@ def go_back(host: Host, trial: Trial, why: str, now: datetime, say: Callable[[st
         host.registration.restart(SERVICE)
     elif service.enabled:
         host.registration.start(SERVICE)
-    end(host)
 
 
 def end(host: Host) -> None:
