@@ -8,14 +8,13 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 
 from bench.drain import make_client
 from bench.measure import Report, Sample, Spent, in_turns, memory_kib, run_child, tree_of
 from bench.peers import SIZES, Peers, peers
-from bench.place import enrol, served_site, temporary_folder
+from bench.place import as_own, enrol, served_site, temporary_folder
 
 REPEATS = 5
 CHECK_MS = 80.0
@@ -49,7 +48,7 @@ def _nothing_to_do(report: Report, others: dict[str, list[str]]) -> None:
 def _programs(report: Report, size: int, others: dict[str, list[str]]) -> None:
     with temporary_folder() as folder:
         homes = iter(range(REPEATS + 1))
-        ours = [sys.executable, "-m", "bench.drain"]
+        ours = as_own("bench.drain")
 
         def perform(argv: Sequence[str]) -> float:
             if argv is ours:

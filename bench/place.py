@@ -32,6 +32,7 @@ from pcm.protocol import codec
 from pcm.protocol.admin import EnrolmentTokenRequest, TargetFile
 from pcm.protocol.admin_packages import Publication
 from pcm.protocol.manifest import manifest_target, write_manifest
+from pcm.service.machine.resident import start_arguments
 from pcm.service.places import Places, find_places
 from pcm.site import configuration, enrolment, packages, projection, site_views
 from pcm.site.authority import Site
@@ -41,7 +42,6 @@ from pcm.trust import metadata, package_repository
 
 BIN = Path(sys.executable).parent
 _TOOLS = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-_WORKER = "import sys; sys.path[:] = sys.argv.pop(1).split(chr(10)); from {} import main; sys.exit(main())"
 _WHOLE, _FIRST = "pcm.service.worker", "pcm.service.quick_check"
 
 
@@ -114,9 +114,12 @@ class EnrolledClient:
 
     def worker(self, *, whole: bool = False) -> list[str]:
         """The command line with which the supervisor starts a check. `whole`: what that goes on with if there may be work."""
-        path = "\n".join(entry for entry in sys.path if entry.startswith("/"))
-        code = _WORKER.format(_WHOLE if whole else _FIRST)
-        return [sys.executable, "-I", "-S", "-c", code, path, "check", "--home", str(self.home)]
+        return [*as_own(_WHOLE if whole else _FIRST), "check", "--home", str(self.home)]
+
+
+def as_own(module: str) -> list[str]:
+    """The command line with which the service starts a process of its own; `module` may be one of this bench."""
+    return [sys.executable, *start_arguments(module)]
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def start_own(module: str, arguments: tuple[str, ...], stdin: int, stdout: int) 
     actions: list[tuple[int, int, int]] = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1)]
     process_id = os.posix_spawn(
         sys.executable,
-        [sys.executable, *_to_start(module), *arguments],
+        [sys.executable, *start_arguments(module), *arguments],
         _environment(),
         file_actions=actions,
         setsid=True,
@@ -75,7 +75,13 @@ def start_confined(module: str, account: tuple[int, int], stdin: int, stdout: in
     try:
         process_id = os.posix_spawn(
             sys.executable,
-            [sys.executable, *_to_start("pcm.service.machine.linux.confined"), module, "main", *map(str, numbers)],
+            [
+                sys.executable,
+                *start_arguments("pcm.service.machine.linux.confined"),
+                module,
+                "main",
+                *map(str, numbers),
+            ],
             {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, stdin, 0),
@@ -99,7 +105,7 @@ def become_own(module: str, arguments: tuple[str, ...]) -> "NoReturn":
     # little of the environment: a package that starts the service anew would otherwise leave its run's mark here, and recovery
     # would end this process as a part of that run
     environment = _environment("NOTIFY_SOCKET")
-    os.execve(sys.executable, [sys.executable, *_to_start(module), *arguments], environment)  # noqa: S606 - ours, no shell
+    os.execve(sys.executable, [sys.executable, *start_arguments(module), *arguments], environment)  # noqa: S606 - ours, no shell
 
 
 def _environment(*more: str) -> dict[str, str]:
@@ -107,13 +113,18 @@ def _environment(*more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name in kept or name.startswith("COV_CORE")}
 
 
-def _to_start(module: str) -> tuple[str, ...]:
+def start_arguments(module: str) -> tuple[str, ...]:
     """Arguments for the interpreter. What this process trusts as its search path is trusted there, and nothing is searched for.
 
-    -I: nothing of the environment or the current directory decides which code runs; -S: no site packages beyond that path.
+    -I: nothing of the environment or the current directory decides which code runs; -S: no site packages beyond that path. It
+    leaves without taking the interpreter apart object by object, which is a tenth of a short life: what must be kept is committed
+    and closed when `main` returns.
     """
     path = "\n".join(entry for entry in sys.path if entry.startswith("/"))
-    code = f"import sys; sys.path[:] = sys.argv.pop(1).split(chr(10)); from {module} import main; sys.exit(main())"
+    code = (
+        f"import os, sys; sys.path[:] = sys.argv.pop(1).split(chr(10)); from {module} import main; code = main(); "
+        "[each.flush() for each in (sys.stdout, sys.stderr) if each]; os._exit(code)"
+    )
     return "-I", "-S", "-c", code, path
 
 
