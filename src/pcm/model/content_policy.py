@@ -15,17 +15,18 @@ Rate = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 """Bytes a second; 0: as fast as it goes."""
 Metered = Literal["as_usual", "limit", "wait"]
 _TIME = r"^([01][0-9]|2[0-3]):[0-5][0-9]$(?!\n)"
+_END = r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$(?!\n)"
 _WEEK: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 class RateHours(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Another rate at certain hours: from `start` to `end` by the client's clock; an `end` not after `start` is the next day's.
+    """Another rate at certain hours, from `start` to `end` by the client's clock; 24:00 is the end of the day.
 
-    `days`: on which it begins; none: on each day.
+    An `end` not after `start` is the next day's. `days`: on which the hours begin; none: on each day.
     """
 
     start: Annotated[str, msgspec.Meta(pattern=_TIME)]
-    end: Annotated[str, msgspec.Meta(pattern=_TIME)]
+    end: Annotated[str, msgspec.Meta(pattern=_END)]
     rate: Rate
     days: Annotated[tuple[Weekday, ...], msgspec.Meta(max_length=7)] = ()
 
