@@ -108,6 +108,12 @@ class Request(NamedTuple):
         decode: 'zstd': one zstd frame is decoded on the unprivileged side.
         max_decoded_bytes: Largest decoded body in bytes; counts only with `decode`.
         account: For `smb://` alone: the account to log on with (`smb_account.encode_login`). A secret.
+        length: Ask for this many bytes from `offset` on, and no more; 0: to the end. The file may end earlier. A server that
+            knows no ranges (200) is read past what comes before; status 206 is reported then too.
+        max_rate: Bytes a second that may come in, on average over a second; 0: as many as can.
+        part: Descriptor of a part file (see `source`) that with `decode` gets the packed bytes as they come. What it has already
+            is decoded first, and the rest asked for; status 206 says that it was gone on with, 200 that it was begun anew.
+        total: Length of the whole file when the part was begun, if known; another length means other bytes: begun anew.
     """
 
     url: str
@@ -123,6 +129,10 @@ class Request(NamedTuple):
     decode: str | None = None
     max_decoded_bytes: int = 0
     account: str | None = None
+    length: int = 0
+    max_rate: int = 0
+    part: int | None = None
+    total: int = 0
 
 
 class Settings(NamedTuple):
@@ -217,6 +227,7 @@ def encode_request(request_id: int, request: Request) -> bytes:
         )
     fields = request._asdict()
     del fields["body"]
+    fields["part"] = None if request.part is None else 0  # the descriptor itself comes beside the line
     fields["headers"] = dict(request.headers)
     line = _line({"id": request_id, "body_length": len(request.body), **fields})
     if len(line) > MAX_ASK_LINE:
@@ -260,7 +271,10 @@ def _is_time(value: object) -> bool:
 def _fault(request: Request) -> str | None:
     """Name what is wrong with a request, or None. Types are looked at too: it may come from JSON."""
     times = (request.total_s, request.rate_window_s, request.answer_s)
-    counts = (request.max_bytes, request.min_rate, request.offset, request.max_decoded_bytes)
+    counts = (
+        *(request.max_bytes, request.min_rate, request.offset, request.max_decoded_bytes),
+        *(request.length, request.max_rate, request.total, 0 if request.part is None else request.part),
+    )
     checks = {
         "the URL": isinstance(request.url, str) and len(request.url) <= MAX_URL and bool(_URL.match(request.url)),
         "the method": request.method in _METHODS,
@@ -272,7 +286,9 @@ def _fault(request: Request) -> str | None:
         "a size limit": all(map(_is_count, counts)),
         "the account": request.account is None
         or (isinstance(request.account, str) and request.url.startswith("smb:") and len(request.account) <= MAX_LOGIN),
-        "the encoding": request.decode is None or (request.decode == "zstd" and request.offset == 0),
+        "the encoding": request.decode is None
+        or (request.decode == "zstd" and request.offset == 0 and request.length == 0),
+        "the part": request.part is None or request.decode is not None,
     }
     return next((name for name, holds in checks.items() if not holds), None)
 

@@ -51,6 +51,10 @@ requests = st.builds(
     decode=st.none() | st.just("zstd"),
     max_decoded_bytes=st.integers(0, 1 << 50),
     account=st.none(),
+    length=st.just(0),
+    max_rate=st.integers(0, 1 << 40),
+    part=st.none(),
+    total=st.integers(0, 1 << 50),
 )
 
 
