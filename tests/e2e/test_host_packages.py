@@ -137,7 +137,7 @@ def test_q174648_q173785_each_damage_is_named_and_then_mended(client: PackagedCl
 
 def test_q181118_q191328_folders_that_others_can_change_are_named_and_taken_back(client: PackagedClient) -> None:
     """Whoever owns them could become administrator: nothing runs until then."""
-    client.host.shell("chown alice /etc/pcm /var/lib/pcm; chmod o+w /etc/pcm/client.json")
+    client.host.shell("chown alice /etc/pcm /var/lib/pcm; chmod g+w /etc/pcm/client.json")
     assert {"folders", "protected folders"} <= client.unmet()
     refused = client.pcmsvc("once", check=False)
     assert "machine.unprotected" in refused.stderr
@@ -147,6 +147,21 @@ def test_q181118_q191328_folders_that_others_can_change_are_named_and_taken_back
         client.host.shell("stat -c '%U %a' /etc/pcm /var/lib/pcm /etc/pcm/client.json")
         == "root 755\nroot 711\nroot 644\n"
     )
+
+
+def test_q181118_a_configuration_that_others_could_write_is_set_aside_until_there_is_a_kit(
+    site: Site, client: PackagedClient
+) -> None:
+    who = client.client_id()
+    client.host.shell("chown alice /etc/pcm/client.json")
+    assert "trusted files" in client.unmet()
+    refused = client.type("pcmsvc", "repair")
+    assert refused.returncode == 1, refused.stdout + refused.stderr
+    assert "installation.untrusted" in refused.stderr
+    assert client.host.shell("stat -c %U /etc/pcm/client.json.untrusted-1") == "alice\n"
+    client.pcmsvc("install", "--kit", KIT, "--token", site.token())
+    assert (client.unmet(), client.client_id()) == (set(), who)
+    client.host.shell("rm /etc/pcm/*.untrusted-1")
 
 
 def test_content_that_was_changed_is_named_and_comes_back_with_the_package(client: PackagedClient) -> None:

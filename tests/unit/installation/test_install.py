@@ -3,6 +3,7 @@
 import json
 import os
 import sqlite3
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from pcm.model.errors import MachineError, PcmError, RequestError
 from pcm.protocol import codec
 from pcm.protocol.enrolment import ClientConfiguration
+from pcm.service.configuration import load_configuration
 from pcm.service.enrolment import Kit
 from pcm.service.enrolment import install as configure
 from pcm.service.installation import layout as layouts
@@ -271,11 +273,97 @@ def test_no_file_that_somebody_else_prepared_runs_as_its_new_owner(computer: tup
     """Made an administrator's as it was, a program with the set-user-id bit would give its maker an administrator's rights."""
     host, _ = computer
     install(host, Wish(), clock, quiet)
-    prepared = host.places.packages_root
+    prepared = host.places.database
     prepared.write_text("#!")
     prepared.chmod(0o6777)
     repair(host, quiet)
-    assert prepared.stat().st_mode & 0o7777 == 0o755
+    assert prepared.stat().st_mode & 0o7777 == 0o600
+
+
+def leave_it_open(path: Path) -> None:
+    path.chmod(0o646)
+
+
+def give_it_away(path: Path) -> None:
+    os.chown(path, 1000, 1000)
+
+
+DOUBTS = [leave_it_open, pytest.param(give_it_away, marks=pytest.mark.needs("root"))]
+
+
+@pytest.mark.parametrize("doubt", DOUBTS)
+@pytest.mark.parametrize("name", ["configuration", "instructions_root", "packages_root"])
+def test_q181118_what_somebody_else_may_have_written_does_not_say_whom_to_obey(
+    computer: tuple[Host, RememberedComputer], doubt: Callable[[Path], None], name: str
+) -> None:
+    """Taken over as it was, it would give its writer this computer: it is set aside, and the kit has to be given again."""
+    host, _ = computer
+    install(host, Wish(), clock, quiet)
+    enrol(host)
+    (suspect,) = [path for path in pinned(host) if path == getattr(host.places, name)]
+    suspect.write_text(suspect.read_text().replace("http://a/", "http://mallory/"))
+    doubt(suspect)
+    owner = suspect.stat().st_uid
+    assert "trusted files" in unmet(host)
+    with pytest.raises(MachineError, match="pcmsvc install --kit") as caught:
+        repair(host, quiet)
+    assert caught.value.code == "installation.untrusted"
+    assert str(suspect) in caught.value.message
+    assert [path for path in pinned(host) if path.exists()] == []  # what decides together, goes together
+    aside = suspect.with_name(f"{suspect.name}.untrusted-1")
+    assert aside.stat().st_uid == owner  # for whoever wants to know what happened
+    assert unmet(host) == set()
+    assert repair(host, quiet).done == []
+    kit = enrol(host)
+    assert load_configuration(host.places) == kit
+
+
+def pinned(host: Host) -> list[Path]:
+    return [host.places.configuration, host.places.instructions_root, host.places.packages_root]
+
+
+@pytest.mark.parametrize("doubt", DOUBTS)
+def test_an_account_that_others_could_write_is_given_anew_and_the_client_stays_one(
+    computer: tuple[Host, RememberedComputer], doubt: Callable[[Path], None]
+) -> None:
+    host, _ = computer
+    install(host, Wish(), clock, quiet)
+    enrol(host)
+    host.places.account.write_text("{}")
+    doubt(host.places.account)
+    with pytest.raises(MachineError, match=r"account\.json.*write it again"):
+        repair(host, quiet)
+    assert not host.places.account.exists()
+    assert all(path.exists() for path in pinned(host))
+
+
+def test_another_name_for_a_file_of_roots_is_not_believed_in_an_open_folder(
+    computer: tuple[Host, RememberedComputer],
+) -> None:
+    host, _ = computer
+    install(host, Wish(), clock, quiet)
+    enrol(host)
+    os.link(host.places.configuration, host.layout.root / "elsewhere")
+    repair(host, quiet)
+    assert host.places.configuration.exists()  # an administrator's own business
+    host.places.config.chmod(0o777)
+    with pytest.raises(MachineError, match="another name"):
+        repair(host, quiet)
+    assert not host.places.configuration.exists()
+
+
+def test_no_configuration_that_others_could_write_decides_about_a_kit(
+    computer: tuple[Host, RememberedComputer],
+) -> None:
+    """A kit in hand, neither what was written there nor whose site it names matters any more."""
+    host, _ = computer
+    enrol(host, site="of mallory")
+    host.places.configuration.chmod(0o666)
+    kit = ClientConfiguration(
+        site="lab", logon=("/nowhere",), distribution=("/nowhere",), instructions_root=ROOT, packages_root=ROOT
+    )
+    planned = install(host, Wish(Kit(kit, None), dry_run=True), clock, quiet)
+    assert "site lab is asked to take this computer as a client" in planned.done
 
 
 def test_folders_get_their_owners_and_modes_back(computer: tuple[Host, RememberedComputer]) -> None:
@@ -284,7 +372,7 @@ def test_folders_get_their_owners_and_modes_back(computer: tuple[Host, Remembere
     enrol(host)
     host.places.state.chmod(0o777)
     host.places.store.chmod(0o755)
-    host.places.configuration.chmod(0o666)
+    host.places.configuration.chmod(0o664)  # root's own group may: no ordinary user
     assert "folders" in unmet(host)
     repair(host, quiet)
     assert unmet(host) == set()

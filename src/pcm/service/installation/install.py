@@ -18,7 +18,7 @@ from pcm.service.check import PENDING
 from pcm.service.configuration import load_configuration
 from pcm.service.enrolment import Enrolled, Kit, bring_up_to_date, check_free, enroll
 from pcm.service.facts import read_facts
-from pcm.service.installation import trials
+from pcm.service.installation import pinned_files, trials
 from pcm.service.installation.layout import (
     SERVICE,
     collect,
@@ -27,7 +27,7 @@ from pcm.service.installation.layout import (
     read_own_release,
     switch,
 )
-from pcm.service.installation.measures import Host, Measure, is_enrolled, measures
+from pcm.service.installation.measures import Host, Measure, doubts, is_enrolled, measures
 from pcm.service.installation.release import Release, file_problem
 from pcm.service.installation.trials import PATIENCE_S
 from pcm.service.state import State
@@ -101,6 +101,7 @@ def install(host: Host, wish: Wish, clock: Callable[[], datetime], say: Callable
         )  # a package has brought its own definition of the service
     is_new = before is None or not is_enrolled(host.places)
     kit = _usable(host, wish.kit, say)
+    lost = doubts(host)
     work = _Work(say, wish.dry_run)
     _place(host, work, tree, release)
     _put_on_trial(host, work, wish, before, release.version, clock)
@@ -111,6 +112,8 @@ def install(host: Host, wish: Wish, clock: Callable[[], datetime], say: Callable
     if not wish.dry_run:
         for gone in collect(host.layout, host.registration.trees_in_use(host.layout.versions) | _on_trial(host)):
             work.done(f"removed version {gone}")
+    if kit is None:
+        _ask_for_kit(host, work, lost)
     return Installed(work.did, enrolled)
 
 
@@ -125,7 +128,9 @@ def repair(host: Host, say: Callable[[str], None], *, dry_run: bool = False, sta
     """
     require_rights(host)
     work = _Work(say, dry_run)
+    lost = doubts(host)
     _mend(work, measures(host, start=start))
+    _ask_for_kit(host, work, lost)
     return Installed(work.did)
 
 
@@ -157,6 +162,15 @@ class _Work:
         self._say(told)
 
 
+def _ask_for_kit(host: Host, work: _Work, lost: list[pinned_files.Doubt]) -> None:
+    """What others could write was set aside: until there is a kit again, this computer is nobody's client, and says so."""
+    if lost and not work.dry_run:
+        told = " ".join(pinned_files.in_words(lost, host.places))
+        raise MachineError(
+            f"Set aside, as *.untrusted-N in {host.places.config}: {told}", code="installation.untrusted"
+        )
+
+
 def _check_platform(release: Release) -> None:
     here = read_facts().platform
     if release.platform != here:
@@ -172,7 +186,7 @@ def _usable(host: Host, kit: Kit | None, say: Callable[[str], None]) -> Kit | No
     Raises:
         RequestError: `conflict`: this computer is a client of another site.
     """
-    if kit is None or not is_enrolled(host.places):
+    if kit is None or not is_enrolled(host.places) or pinned_files.needs_kit(doubts(host), host.places):
         return kit
     present = load_configuration(host.places)
     if present.site == kit.configuration.site and _roots(present) != _roots(kit.configuration):
@@ -254,7 +268,8 @@ def _mend(work: _Work, wanted: list[Measure]) -> None:
 
 def _enrol(host: Host, work: _Work, kit: Kit, token: str | None, clock: Callable[[], datetime]) -> Enrolled | None:
     site = kit.configuration.site
-    if is_enrolled(host.places) and not _waits(host, clock):
+    obeys = is_enrolled(host.places) and not pinned_files.needs_kit(doubts(host), host.places)
+    if obeys and not _waits(host, clock):
         # its key is known there: no server need be asked, and no token is used up
         told = f"client of site {site}: servers are those of the kit"
         work.do(told, lambda: bring_up_to_date(host.places, kit.configuration))

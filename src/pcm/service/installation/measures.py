@@ -14,6 +14,7 @@ from typing import NamedTuple
 from pcm.model.errors import MachineError, PcmError
 from pcm.protocol.local import Requirement
 from pcm.service.configuration import load_configuration
+from pcm.service.installation import pinned_files
 from pcm.service.installation.layout import (
     COMMANDS,
     SERVICE,
@@ -91,6 +92,13 @@ def measures(host: Host, *, start: bool = True) -> list[Measure]:
             f"{NETWORK_ACCOUNT} is there and has no rights",
             lambda: _account_problems(host),
             lambda: host.registration.create_account(NETWORK_ACCOUNT, "Package Command Manager, network side"),
+        ),
+        Measure(
+            "trusted files",
+            "nobody but administrators wrote configuration, pinned roots and account",
+            lambda: pinned_files.in_words(doubts(host), host.places),
+            lambda: _mend_trusted(host),
+            f"{_REPAIR} sets them aside; then {pinned_files.GIVE_KIT}",
         ),
         Measure(
             "folders",
@@ -255,8 +263,22 @@ def _modes(places: Places) -> dict[Path, int]:
     )
 
 
+def doubts(host: Host) -> list[pinned_files.Doubt]:
+    """The files that say whom to obey, so far as somebody else may have written them."""
+    is_open = host.places.config.exists() and bool(host.machine.check_protected(host.places.config))
+    return pinned_files.doubtful(host.places, is_open=is_open)
+
+
+def _mend_trusted(host: Host) -> None:
+    """First nobody else can bring another file; then what is there is looked at, and set aside."""
+    is_open = host.places.config.exists() and bool(host.machine.check_protected(host.places.config))
+    _mend_above(host.places.config, host)
+    pinned_files.set_aside(host.places, pinned_files.doubtful(host.places, is_open=is_open))
+
+
 def _mend_folders(host: Host) -> None:
     """Owners first: nothing is made below a folder that is still somebody else's."""
+    _mend_trusted(host)  # what would say whom to obey is never taken over
     for _ in range(8):  # what lies below an unreadable folder shows once that is mended
         problems = [each for each in find_problems(host.places, host.machine) if each.code in {"owner", "writable"}]
         if not problems:
