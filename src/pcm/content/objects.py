@@ -16,7 +16,7 @@ LEVEL = 3  # at once when publishing; level 19 takes its place in the background
 PIECE = 128 * 1024
 MAX_WINDOW = 16 * 1024 * 1024  # bytes; what a client accepts (transport.decoding)
 FRAME_HEADER = 18  # bytes at most, RFC 8878, section 3.1.1.1
-_MAGIC = b"\x28\xb5\x2f\xfd"  # a skippable frame has another
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # a skippable frame has another
 _UNTOLD = ((1 << 64) - 1, (1 << 64) - 2)  # ZSTD_CONTENTSIZE_UNKNOWN, _ERROR
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -79,7 +79,7 @@ def check_frame(start: bytes, length: int) -> None:
     except zstandard.ZstdError as error:
         raise TrustError("An object is not one zstd frame.", code="trust.content") from error
     told = parameters.content_size
-    if not start.startswith(_MAGIC) or parameters.window_size > MAX_WINDOW or told not in (length, *_UNTOLD):
+    if not start.startswith(ZSTD_MAGIC) or parameters.window_size > MAX_WINDOW or told not in (length, *_UNTOLD):
         code = "trust.endless_data" if length < told < _UNTOLD[1] else "trust.content"
         raise TrustError(f"An object's frame is not that of a file of {length} bytes.", code=code)
 
