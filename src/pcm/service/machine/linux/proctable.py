@@ -7,11 +7,13 @@ pidfd_open(2).
 
 import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 _PROC = Path("/proc")
+_LINKS_OF_ONE = 3
 
 # mount and inode: as /proc/<pid>/fdinfo tells them
 FileIdentity = tuple[int, int]
@@ -34,7 +36,11 @@ class Process(NamedTuple):
 def read_process(process_id: int) -> Process | None:
     """Look at one process; None if there is none."""
     try:
-        text = _read(f"/proc/{process_id}/stat")
+        descriptor = os.open(f"/proc/{process_id}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(descriptor, 4096)  # one record, which the kernel gives in one piece
+        finally:
+            os.close(descriptor)
     except OSError:
         return None
     # the name in parentheses may itself hold spaces and parentheses
@@ -74,12 +80,19 @@ def own_children() -> list[int]:
     """
     ids: list[int] = []
     try:
-        for thread in os.listdir("/proc/self/task"):  # noqa: PTH208 - called often, names only
+        for thread in _own_threads():
             ids += map(int, _read(f"/proc/self/task/{thread}/children").split())
     except FileNotFoundError:  # a kernel without that list
         me = os.getpid()
         return [process.id for process in all_processes().values() if process.parent == me]
     return ids
+
+
+def _own_threads() -> list[str]:
+    # the folder has a link for each thread (and two of its own): of one only, which asks, nothing has to be listed
+    if os.stat("/proc/self/task").st_nlink == _LINKS_OF_ONE:  # noqa: PTH116 - called often
+        return [str(threading.get_native_id())]
+    return os.listdir("/proc/self/task")  # noqa: PTH208 - called often, names only
 
 
 def with_descendants(roots: Iterable[int]) -> list[Process]:

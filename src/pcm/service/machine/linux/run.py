@@ -53,10 +53,16 @@ class TreeRun:
 
     Args:
         on_ended: called once with the result before `wait` returns it, so that it can be kept.
+        first: a process of the tree that was just started and is not reaped yet: until it ends there is nothing to look for.
     """
 
     def __init__(
-        self, reference: RunReference, tree: Tree, output: ProgramOutput, on_ended: Callable[[Ended], None]
+        self,
+        reference: RunReference,
+        tree: Tree,
+        output: ProgramOutput,
+        on_ended: Callable[[Ended], None],
+        first: int | None = None,
     ) -> None:
         self._reference = reference
         self._tree = tree
@@ -72,6 +78,10 @@ class TreeRun:
         self._phase_ends_s = reference.started_s + reference.timeout_s
         self._timed_out = False
         self._survivors = 0
+        self._looked_s = -tree.look_every_s
+        if first is not None:
+            self._watch_one((first, 0))
+            self._looked_s = time.monotonic()
 
     @property
     def reference(self) -> RunReference:
@@ -103,21 +113,20 @@ class TreeRun:
 
     def _serve(self) -> int:
         """Return how many processes could not be ended."""
-        looked_s = -self._tree.look_every_s
         while True:
             now = time.monotonic()
-            if now - looked_s >= self._tree.look_every_s or self._phase is _Phase.KILLED:
+            if now - self._looked_s >= self._tree.look_every_s or self._phase is _Phase.KILLED:
                 living = self._tree.look()
                 if not living:
                     return 0
                 self._watch(living)
-                looked_s = now
+                self._looked_s = now
                 if self._phase is _Phase.KILLED and now >= self._phase_ends_s:
                     return len(living)
             if self._advance(now):
                 continue
-            if self._sleep(min(self._phase_ends_s, looked_s + self._look_every()) - now):
-                looked_s = -self._tree.look_every_s  # a process ended: look at once
+            if self._sleep(min(self._phase_ends_s, self._looked_s + self._look_every()) - now):
+                self._looked_s = -self._tree.look_every_s  # a process ended: look at once
 
     def _advance(self, now: float) -> bool:
         """Go to the next phase if it is time; True if something was done."""
@@ -159,9 +168,12 @@ class TreeRun:
             self._poller.unregister(descriptor)
             os.close(descriptor)
         for key in wanted - self._watched.keys():
-            with contextlib.suppress(OSError):  # it ended in between: the next look tells
-                self._watched[key] = descriptor = os.pidfd_open(key[0])
-                self._poller.register(descriptor, select.POLLIN)
+            self._watch_one(key)
+
+    def _watch_one(self, key: tuple[int, int]) -> None:
+        with contextlib.suppress(OSError):  # it ended in between: the next look tells
+            self._watched[key] = descriptor = os.pidfd_open(key[0])
+            self._poller.register(descriptor, select.POLLIN)
 
     def _close(self) -> None:
         self._watch([])

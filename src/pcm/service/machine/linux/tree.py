@@ -15,8 +15,9 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from pcm.model.errors import MachineError, Retry
 from pcm.service.machine.commands import check_working_directory, compose_environment
@@ -46,16 +47,18 @@ class OwnTree:
     def look(self) -> list[Process]:
         """Living direct children of the run. Everything deeper has one of them above it."""
         with FAMILY:
-            before: list[Process] | None = None
+            ended: dict[int, Process] = {}
             while True:
-                children = self._children()
+                children = self._children(ended)
                 living = [process for process in children if process.alive]
                 # nobody living is believed at the second look only: a child of one that ended between the listing and its
                 # inspection has become ours in that moment, and stands in the next list
-                if living or children == before:
-                    return living
-                before = children
+                if living or len(children) == len(ended):
+                    break
+                ended = {process.id: process for process in children}
+            if not living:
                 self._reap(children)
+            return living
 
     def strike(self, number: int) -> int:
         """Signal every process of the run.
@@ -90,8 +93,9 @@ class OwnTree:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(process.id, os.WNOHANG)
 
-    def _children(self) -> list[Process]:
-        found = [read_process(process_id) for process_id in own_children()]
+    def _children(self, ended: Mapping[int, Process] = MappingProxyType({})) -> list[Process]:
+        """The run's own among this process's children. `ended`: found dead before and not reaped since, so they still are."""
+        found = [ended.get(process_id) or read_process(process_id) for process_id in own_children()]
         return [
             process
             for process in found
@@ -139,7 +143,7 @@ class TreeProcesses:
             undo.pop_all()
         output.close_program_end()
         self._current = reference
-        return TreeRun(reference, OwnTree(program, before), output, self._keep(folder))
+        return TreeRun(reference, OwnTree(program, before), output, self._keep(folder), first=program.pid)
 
     def find_again(self, reference: RunReference) -> RunningProgram | None:
         """See `Processes.find_again`. The exit code of a found tree is lost with the worker that was its parent."""
