@@ -2,7 +2,8 @@
 
 Process entry for all steps of the client. Every PcmError becomes one message and an exit code here, never a trace.
 
-Exit codes: 0 done; 1 refused or failed (also: a requirement does not hold, the ledger is broken); 2 usage; 3 not found;
+Exit codes: 0 done; 1 refused or failed (also: a requirement does not hold, the ledger is broken, the computer whose status is
+asked for is no client of any site); 2 usage; 3 not found;
 4 not allowed; 5 unreachable; 6 another instance is running; 130 stopped by Ctrl-C.
 """
 
@@ -283,7 +284,7 @@ def _status(parsed: argparse.Namespace, places: Places) -> int:
     answer = show.ask(places, "status")
     assert isinstance(answer, Status)
     show.status(answer, as_json=parsed.json)
-    return DONE
+    return DONE if answer.enrolled else FAILED
 
 
 def _list(parsed: argparse.Namespace, places: Places) -> int:

@@ -140,7 +140,7 @@ def status(answer: local.Status, *, as_json: bool) -> None:
         json_line(answer)
         return
     if not answer.enrolled:
-        _put("This computer is not enrolled; run `pcmsvc enroll --kit FILE`.")
+        _put("This computer is not enrolled; run `pcmsvc install --kit FILE`. [not_enrolled]", sys.stderr)
         return
     _put(
         tables.pairs(

@@ -1,5 +1,6 @@
 """`pcmsvc` for administrators, and for those who are none: the ledger's proof, a pause, exit codes, and 80 columns."""
 
+import json
 import os
 import pty
 import select
@@ -161,3 +162,19 @@ def test_an_interpreter_that_cannot_be_reached_is_named(client: Client, site: St
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == 1
     assert ("/nowhere/python" in done.stderr) if command == "run" else ("NO   network side" in done.stdout)
+
+
+def test_the_status_of_a_computer_that_is_nobodys_client_is_no_success(tmp_path: Path) -> None:
+    """A script that asks whether a computer is managed believes the exit code."""
+
+    def status(*options: str) -> subprocess.CompletedProcess[str]:
+        command = (sys.executable, "-m", "pcm.service.main", "--home", str(tmp_path / "home"), "status", *options)
+        return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - this very program
+
+    asked = status()
+    assert (asked.returncode, asked.stdout) == (1, "")
+    assert "pcmsvc install --kit FILE" in asked.stderr
+    assert "[not_enrolled]" in asked.stderr
+    asked = status("--json")
+    assert asked.returncode == 1
+    assert json.loads(asked.stdout)["enrolled"] is False

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from pcm.model.errors import MachineError, PcmError, RequestError
 from pcm.protocol import codec
@@ -24,6 +25,7 @@ from pcm.service.installation.remove import remove
 from pcm.service.places import create_places
 from pcm.service.state import State
 from tests.unit.installation.making import RememberedComputer, make_host, make_tree
+from tests.unit.trust.simulated import SimulatedSite, named
 
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
 ROOT = json.dumps({"signed": {"_type": "root"}})
@@ -59,10 +61,14 @@ def unmet(host: Host) -> set[str]:
     return {each.name for each in found if not each.holds}
 
 
-def enrol(host: Host, site: str = "lab") -> ClientConfiguration:
+def enrol(host: Host, site: str = "lab", roots: tuple[str, str] = (ROOT, ROOT)) -> ClientConfiguration:
     """A configuration as an enrolment leaves it."""
     configuration = ClientConfiguration(
-        site=site, logon=("http://a/logon",), distribution=("http://a/d",), instructions_root=ROOT, packages_root=ROOT
+        site=site,
+        logon=("http://a/logon",),
+        distribution=("http://a/d",),
+        instructions_root=roots[0],
+        packages_root=roots[1],
     )
     create_places(host.places)
     configure(host.places, configuration)
@@ -174,7 +180,7 @@ def test_what_must_be_refused_is_refused_before_anything_changes(
     refused("installation.source")
 
 
-def test_a_kit_of_another_site_is_refused_and_one_with_other_roots_changes_nothing(
+def test_a_kit_of_another_site_is_refused(
     computer: tuple[Host, RememberedComputer],
 ) -> None:
     host, _ = computer
@@ -184,18 +190,44 @@ def test_a_kit_of_another_site_is_refused_and_one_with_other_roots_changes_nothi
         install(host, Wish(Kit(other, None)), clock, quiet)
     assert caught.value.code == "conflict"
     assert current_version(host.layout) is None
-    rotated = ClientConfiguration(
-        site="lab",
-        logon=("http://b/logon",),
-        distribution=("http://b/d",),
-        instructions_root=ROOT + " ",
-        packages_root=ROOT,
-    )
+
+
+def test_a_kit_of_another_site_with_the_same_name_is_refused_and_one_from_after_a_ceremony_is_not(
+    computer: tuple[Host, RememberedComputer],
+) -> None:
+    """After a ceremony the setup of a site carries its newer root: an existing client is upgraded all the same."""
+    host, _ = computer
+    ours, theirs = SimulatedSite(), SimulatedSite()
+    first = enrol(host, roots=(ours.instruction_roots[0].decode(), ours.package_roots[0].decode()))
     kept = host.places.configuration.read_bytes()
+    staged = ours.next_root("instructions")
+    staged.add_key("root", named("root-4").public_key)
+    second = ours.sign_root(staged).decode()
+
+    def kit(instructions: str, packages: str) -> Kit:
+        changed = structs.replace(first, logon=("http://b/l",), instructions_root=instructions, packages_root=packages)
+        return Kit(changed, None)
+
+    theirs_too = theirs.instruction_roots[0].decode(), theirs.package_roots[0].decode()
+    changed = json.loads(second)
+    changed["signed"]["version"] = 3
+    forged = structs.replace(first, instructions_root=json.dumps(changed))
+    for bad in (
+        kit(*theirs_too),
+        kit(theirs_too[0], first.packages_root),
+        kit(first.packages_root, first.instructions_root),
+        kit(ROOT, first.packages_root),
+        Kit(forged, None),
+    ):
+        with pytest.raises(RequestError) as caught:
+            install(host, Wish(bad), clock, quiet)
+        assert caught.value.code == "conflict"
+        assert current_version(host.layout) is None
     told: list[str] = []
-    install(host, Wish(Kit(rotated, None)), clock, told.append)
-    assert "its configuration stays" in told[0]
+    install(host, Wish(kit(second, first.packages_root)), clock, told.append)
+    assert "the configuration here stays" in told[0]
     assert host.places.configuration.read_bytes() == kept
+    assert current_version(host.layout) == "1.0"
 
 
 def test_a_newer_kit_brings_servers_and_asks_nobody(computer: tuple[Host, RememberedComputer]) -> None:

@@ -184,15 +184,18 @@ def _usable(host: Host, kit: Kit | None, say: Callable[[str], None]) -> Kit | No
     """The kit, unless this client's own configuration has to stay.
 
     Raises:
-        RequestError: `conflict`: this computer is a client of another site.
+        RequestError: `conflict`: this computer is a client of another site, whatever that is called.
     """
     if kit is None or not is_enrolled(host.places) or pinned_files.needs_kit(doubts(host), host.places):
         return kit
     present = load_configuration(host.places)
     if present.site == kit.configuration.site and _roots(present) != _roots(kit.configuration):
-        # after a ceremony, or another site of that name: what is pinned here follows the ceremony by itself
-        say(f"The kit has other roots than this client of site {present.site} began with: its configuration stays.")
-        return None
+        from pcm.service.installation.lineage import is_of_same_keepers  # noqa: PLC0415 - loads tuf, hardly ever
+
+        if is_of_same_keepers(host.places, present, kit.configuration):
+            # what is pinned here follows the ceremony by itself
+            say(f"The kit is of another time of site {present.site}, with other roots: the configuration here stays.")
+            return None
     check_free(host.places, kit.configuration)
     return kit
 
