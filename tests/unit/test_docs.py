@@ -125,6 +125,8 @@ def test_the_example_site_is_valid_and_shows_every_key() -> None:
     shown = yaml.safe_load(text)
     assert set(shown) == set(configuration.SiteConfiguration.__struct_fields__)
     assert set(shown["settings"]) == set(configuration.Settings.__struct_fields__)
+    assert set(shown["content"]) == set(configuration.Content.__struct_fields__)
+    assert set(shown["content"]["improve"]) == set(configuration.Improve.__struct_fields__)
 
 
 def test_the_glossary_has_every_word_that_the_documentation_relies_on() -> None:

@@ -82,7 +82,8 @@ def change(settings: Settings, name: str, add: tuple[str, ...], remove: tuple[st
             settings,
             f"Group {name}: {group.size} clients now, {len(kept)} then. Open jobs on it change for those clients.",
         )
-        _show(settings, api.put(f"/groups/{segment(name)}", GroupOrder(name, "names", tuple(kept)), GroupView))
+        order = GroupOrder(name, "names", tuple(kept), revision=group.revision)
+        _show(settings, api.put(f"/groups/{segment(name)}", order, GroupView))
 
 
 @command.command("delete")

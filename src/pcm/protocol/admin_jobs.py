@@ -14,11 +14,15 @@ from pcm.protocol.admin import AssignmentView, JobState, Page, RefusalView, Resu
 
 
 class GroupOrder(msgspec.Struct, frozen=True):
-    """`POST /v1/groups`, `PUT /v1/groups/{name}`. Clients by id; with kind `all` none are named."""
+    """`POST /v1/groups`, `PUT /v1/groups/{name}`. Clients by id; with kind `all` none are named.
+
+    `revision`: of the group that this edit began with; another one by now, and it is refused (`conflict`). None: whatever it is.
+    """
 
     name: str
     kind: Literal["all", "names"] = "names"
     clients: Annotated[tuple[str, ...], msgspec.Meta(max_length=200_000)] = ()
+    revision: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class GroupView(msgspec.Struct, frozen=True):
@@ -28,6 +32,7 @@ class GroupView(msgspec.Struct, frozen=True):
     kind: str
     size: int
     clients: tuple[str, ...] = ()
+    revision: int = 1
 
 
 class JobRequest(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 
+from pcm.model.content_policy import ContentPolicy
 from pcm.model.instruction import Count, Instruction
 from pcm.model.schedule import Window, check_moment
 from pcm.protocol import codec
@@ -47,6 +48,7 @@ class Instructions(codec.Document, frozen=True, kw_only=True, omit_defaults=True
     poll_after_s: Annotated[int, msgspec.Meta(ge=5, le=7 * 86_400)] = 1800
     windows: Annotated[tuple[Window, ...], msgspec.Meta(max_length=64)] = ()
     servers: Servers = Servers()
+    content: ContentPolicy = ContentPolicy()
     acknowledged_seq: Count = 0
     instructions: Annotated[tuple[Instruction, ...], msgspec.Meta(max_length=10_000)] = ()
 

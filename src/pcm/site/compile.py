@@ -106,6 +106,7 @@ class Compiler:
             poll_after_s=settings.poll_after_s,
             min_client_version=settings.min_client_version,
             windows=settings.windows,
+            content=self._site.configuration.content.policy(),
         )
         sources = Sources(connection, ids, self._proofs_of)
         return _Turn(frame, repository.floor(connection), sources, now)

@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from pcm.content.whole_files import write_whole
+from pcm.model.content_policy import ContentPolicy
 from pcm.model.errors import RequestError
 from pcm.model.names import check_name
 from pcm.model.schedule import Window
@@ -25,12 +26,74 @@ _Days = Annotated[float, msgspec.Meta(gt=0, le=400)]
 _Seconds = Annotated[int, msgspec.Meta(ge=1, le=7 * 86_400)]
 
 
+class Bucket(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A bucket that the site writes into, over S3. `endpoint` None: the cloud's own; `prefix`: below which everything lies.
+
+    `credentials`: a file in the site's folder with two lines, key id and secret; None: from the environment, as its library does.
+    """
+
+    name: Annotated[str, msgspec.Meta(min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$(?!\n)")]
+    endpoint: Annotated[str, msgspec.Meta(max_length=400)] | None = None
+    region: Annotated[str, msgspec.Meta(max_length=64)] = "us-east-1"
+    prefix: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    credentials: Annotated[str, msgspec.Meta(max_length=400)] | None = None
+
+    @property
+    def url(self) -> str:
+        """As people write it: `s3://bucket/prefix`."""
+        return f"s3://{self.name}/{self.prefix}".rstrip("/")
+
+
 class Server(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A logon or distribution server. `folder` None: served by the site itself; else the site writes the files there."""
+    """A logon or distribution server: the site itself, or a place where it writes the files (`folder`, or `bucket`).
+
+    `mounted`: the folder lies on a file system that is mounted; while it is not, the server is away, and nothing is written.
+    """
 
     name: str
     location: str
     folder: str | None = None
+    bucket: Bucket | None = None
+    mounted: bool = False
+
+    @property
+    def own(self) -> bool:
+        """Whether the site serves it itself."""
+        return self.folder is None and self.bucket is None
+
+    @property
+    def written_to(self) -> str | None:
+        """Where the site writes it, for people; None: its own folder."""
+        return self.bucket.url if self.bucket is not None else self.folder
+
+
+class Improve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the site makes smaller in the background. `enabled` False pauses it.
+
+    `releases`: patches against so many releases before; `recompress`: objects at `level`, those of versions with at most
+    `recompress_at_most` bytes; `hours_at_most`: for one version, then it is given up.
+    """
+
+    enabled: bool = True
+    releases: Annotated[int, msgspec.Meta(ge=0, le=16)] = 3
+    recompress: bool = True
+    level: Annotated[int, msgspec.Meta(ge=4, le=19)] = 19
+    recompress_at_most: Annotated[int, msgspec.Meta(ge=0, le=2**50)] = 16 * 2**30
+    hours_at_most: Annotated[float, msgspec.Meta(gt=0, le=168)] = 12.0
+
+
+class Content(ContentPolicy, frozen=True, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
+    """What clients may use for content (`ContentPolicy`), and how the site looks after it.
+
+    `keep_withdrawn_days`: how long the content of a version stays after it was withdrawn.
+    """
+
+    improve: Improve = Improve()
+    keep_withdrawn_days: Annotated[float, msgspec.Meta(ge=0, le=3660)] = 30.0
+
+    def policy(self) -> ContentPolicy:
+        """What clients are told."""
+        return ContentPolicy(**{name: getattr(self, name) for name in ContentPolicy.__struct_fields__})
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,12 +129,15 @@ class SiteConfiguration(msgspec.Struct, frozen=True, omit_defaults=True, forbid_
     database: str = "sqlite:///site.db"
     tls: Tls | None = None
     settings: Settings = Settings()
+    content: Content = Content()
 
     def servers(self) -> tuple[ServerView, ...]:
         """All servers in order of preference, as clients reach them."""
-        logon = (ServerView(each.name, "logon", parse_location(each.location).url, each.folder) for each in self.logon)
+        logon = (
+            ServerView(each.name, "logon", parse_location(each.location).url, each.written_to) for each in self.logon
+        )
         distribution = (
-            ServerView(each.name, "distribution", parse_location(each.location).url, each.folder)
+            ServerView(each.name, "distribution", parse_location(each.location).url, each.written_to)
             for each in self.distribution
         )
         return (*logon, *distribution)
@@ -105,19 +171,26 @@ def check(configuration: SiteConfiguration) -> SiteConfiguration:
     if parse_location(configuration.url).kind not in ("http", "https"):
         raise RequestError("url: the site's own address begins with http:// or https://.", code="request.configuration")
     configuration.address()
+    if any(server.bucket is not None for server in configuration.logon):
+        raise RequestError("logon: only distribution servers can be buckets.", code="request.configuration")
     for listed in (configuration.logon, configuration.distribution):
         names = [check_name("server", server.name) for server in listed]
         for server in listed:
-            if parse_location(server.location).kind == "smb" and server.folder is None:
+            if parse_location(server.location).kind == "smb" and server.own:
                 raise RequestError(
                     f"{server.location} is a share: name the folder into which the site writes what lies there.",
                     code="request.configuration",
                 )
+            if server.folder is not None and server.bucket is not None:
+                raise RequestError(
+                    f"{server.name}: a server is written into a folder or into a bucket, not both.",
+                    code="request.configuration",
+                )
         if len(set(names)) != len(names):
             raise RequestError("Two servers of one kind have the same name.", code="request.configuration")
-        if sum(server.folder is None for server in listed) > 1:
+        if sum(server.own for server in listed) > 1:
             raise RequestError(
-                "Only one server of each kind can be the site itself; give the others a folder.",
+                "Only one server of each kind can be the site itself; give the others a folder (or a bucket).",
                 code="request.configuration",
             )
     return configuration

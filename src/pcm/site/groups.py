@@ -6,7 +6,7 @@ never drift apart.
 
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from pcm.model.errors import RequestError
 from pcm.model.names import check_name
@@ -68,11 +68,18 @@ def replace(connection: Connection, name: str, order: GroupOrder, actor: str, no
     """Give a group another list of clients. New members get its active jobs; who leaves keeps what it was given.
 
     Raises:
-        RequestError: `request.group` for `all`; `not_found`.
+        RequestError: `request.group` for `all`; `not_found`; `conflict`: somebody else changed it since (KB Q122382).
     """
     group = find(connection, name)
     if group.kind != "names" or order.kind != "names" or order.name != name:
         raise RequestError("Only the clients of a group that lists them can be changed.", code="request.group")
+    seen = group.revision if order.revision is None else order.revision
+    ours = (groups.c.id == group.id) & (groups.c.revision == seen)
+    if connection.execute(update(groups).where(ours).values(revision=groups.c.revision + 1)).rowcount != 1:
+        raise RequestError(
+            f"Group {name} was changed since you looked at it (revision {group.revision}, yours is {seen}). Look again.",
+            code="conflict",
+        )
     wanted = set(_ids_of(connection, order))
     here = set(connection.execute(select(group_members.c.client).where(group_members.c.group_id == group.id)).scalars())
     gone = sorted(here - wanted)
@@ -114,7 +121,10 @@ def list_groups(connection: Connection, part: Slice) -> Page[GroupView]:
         query = query.where(groups.c.name > part.cursor)
     rows = connection.execute(query).all()
     return page(
-        rows, part, lambda row: GroupView(row.name, row.kind, _size(connection, row)), lambda row: str(row.name)
+        rows,
+        part,
+        lambda row: GroupView(row.name, row.kind, _size(connection, row), (), row.revision),
+        lambda row: str(row.name),
     )
 
 
@@ -124,7 +134,7 @@ def show(connection: Connection, name: str) -> GroupView:
     listed: tuple[str, ...] = ()
     if group.kind == "names":
         listed = tuple(candidate.client_id for candidate in candidates(connection, group))
-    return GroupView(group.name, group.kind, _size(connection, group), listed)
+    return GroupView(group.name, group.kind, _size(connection, group), listed, group.revision)
 
 
 def names_of(connection: Connection, client: int) -> tuple[str, ...]:

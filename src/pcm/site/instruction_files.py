@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from pcm.model.content_policy import ContentPolicy
 from pcm.model.instruction import Approval, Count, Instruction, ManifestReference
 from pcm.model.job import JobOrder
 from pcm.model.names import instruction_id
@@ -53,6 +54,7 @@ class FileFrame(NamedTuple):
     poll_after_s: int
     min_client_version: str
     windows: tuple[Window, ...]
+    content: ContentPolicy = ContentPolicy()
 
 
 class _File(codec.Document, frozen=True, kw_only=True, omit_defaults=True, tag=KIND):
@@ -68,6 +70,7 @@ class _File(codec.Document, frozen=True, kw_only=True, omit_defaults=True, tag=K
     poll_after_s: int = 1800
     windows: tuple[Window, ...] = ()
     servers: Servers = Servers()
+    content: ContentPolicy = ContentPolicy()
     acknowledged_seq: Count = 0
     instructions: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
@@ -138,6 +141,7 @@ def content(frame: FileFrame, client_id: str, instructions: bytes, dropped_seq: 
         poll_after_s=frame.poll_after_s,
         windows=frame.windows,
         servers=frame.servers,
+        content=frame.content,
         acknowledged_seq=dropped_seq,
         instructions=msgspec.Raw(instructions) if instructions != _NONE else msgspec.UNSET,
     )

@@ -19,11 +19,12 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError,
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from pcm.model.errors import RequestError, StoreError
-from pcm.site.db import tables, tables_packages
+from pcm.site.db import tables, tables_content, tables_packages
 
 BUSY_TIMEOUT_MS = 15_000
 metadata = tables.metadata
 assert tables_packages.packages.metadata is metadata
+assert tables_content.deliveries.metadata is metadata
 
 
 class Database:

@@ -168,6 +168,9 @@ groups = Table(
     Column("name", String(63), nullable=False, unique=True),
     Column("kind", String(20), nullable=False),
     Column("created", Moment, nullable=False),
+    Column(
+        "revision", Integer, nullable=False, server_default="1"
+    ),  # counts edits: one that did not see the last is refused
     CheckConstraint("kind in ('all', 'names')", name="kind"),
 )
 
