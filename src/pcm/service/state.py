@@ -56,7 +56,8 @@ class State:
         Args:
             folder: Made with mode 0700 if it is missing.
             now: Aware; the time of a rebuilding, if there is one.
-            repair: False for whoever does not hold the instance lock: damage is then an error.
+            repair: False for whoever does not hold the instance lock: damage is then an error, and opening waits for nobody who
+                writes, unless the tables are older than this service.
 
         Raises:
             StoreError: `store.disk_full`, `store.busy`, `store.not_writable`, `store.newer_schema`, `store.damaged` (only
@@ -74,7 +75,9 @@ class State:
                 set_aside(folder, now)
                 state = cls(folder, connect(folder))
                 loss = store_errors.describe(error)
-            state._prepare(keepsakes, now, loss=loss, trouble=trouble)
+            state._migrate_to_newest(keepsakes, now, loss=loss, trouble=trouble)
+            if repair:
+                state._join(keepsakes)
             return state
 
     @classmethod
@@ -307,19 +310,26 @@ class State:
                 )
             store_errors.clear_suspicion(self.folder)
 
-    def _prepare(self, keepsakes: Keepsakes | None, now: datetime, *, loss: str, trouble: str) -> None:
-        """Bring the schema up to date and both copies of the floors together."""
+    def _migrate_to_newest(self, keepsakes: Keepsakes | None, now: datetime, *, loss: str, trouble: str) -> None:
+        """Bring the schema up to date, and note in it what was lost."""
         if self._user_version() < VERSION or loss or trouble:
             with self.transaction():
                 self._migrate()
                 if loss:
                     self.rebuilt = loss
+                    self._merge(
+                        keepsakes or Keepsakes()
+                    )  # in one with the rest: the file beside it is written after this
                     for key, value in (keepsakes or Keepsakes()).meta.items():
                         self.set_meta(key, value, kept=True)
                     self.set_meta("history_lost", to_text(now))
                     self.refuse("store.rebuilt", now, loss[:1000], DATABASE)
                 if trouble:
                     self.refuse("store.floors_damaged", now, trouble[:1000], FILE)
+        self._floors_changed = self._releases_changed = False
+
+    def _join(self, keepsakes: Keepsakes | None) -> None:
+        """Bring both copies of the floors together. Only with the lock: who has it changes first the one, then the other."""
         if self._keepsakes() != keepsakes:
             self._merge(keepsakes or Keepsakes())
             write_keepsakes(self.folder, self._keepsakes())

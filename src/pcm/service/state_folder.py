@@ -4,8 +4,10 @@ Serves steps 6–12, at the beginning of each. It looks at no table and decides 
 and never thrown away.
 """
 
+import contextlib
 import os
 import sqlite3
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -28,16 +30,41 @@ def make_folder(folder: Path) -> None:
 def connect(folder: Path) -> sqlite3.Connection:
     """Open the database, making an empty one if it is missing. Raises sqlite3.Error, OSError."""
     path = folder / DATABASE
-    # made by us first, so that it never exists with other rights; SQLite gives its log files the same ones
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+    # made by us first, so that it never exists with other rights; SQLite gives its log files the same ones. One that is there is
+    # left alone: closing it here would drop the locks that this process holds on it through another connection (fcntl(2))
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
     try:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        _write_ahead(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Have it write ahead; one that does so already is only opened.
+
+    The first opener of a fresh database changes its file for that, alone. SQLite waits for others at every other moment, but not
+    at this one: of two that begin at once, each would wait for the other to stop reading. So whoever comes too late lets go, and
+    looks again a moment later: mostly the other one has done it.
+
+    Raises:
+        sqlite3.OperationalError: others kept it busy for `BUSY_S`, or this disk.
+    """
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+        except sqlite3.OperationalError as error:
+            if not store_errors.is_busy(error) or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.001 + os.urandom(1)[0] / 25_500)  # up to 11 ms, so that they do not come again together
+        else:
+            return
 
 
 def recall(folder: Path, now: datetime, *, repair: bool) -> tuple[Keepsakes | None, str]:
@@ -55,9 +82,8 @@ def set_aside(folder: Path, now: datetime) -> None:
     """Keep the damaged database, with its log, for whoever wants to look at it."""
     target = folder / f"{DATABASE}.damaged-{_stamp(now)}"
     for suffix in ("-wal", "-shm", ""):
-        source = folder / f"{DATABASE}{suffix}"
-        if source.exists():
-            source.rename(f"{target}{suffix}")
+        with contextlib.suppress(FileNotFoundError):  # whoever closes it last takes the log away
+            (folder / f"{DATABASE}{suffix}").rename(f"{target}{suffix}")
     store_errors.clear_suspicion(folder)
 
 

@@ -66,6 +66,11 @@ def is_damage(error: Exception) -> bool:
     )
 
 
+def is_busy(error: sqlite3.Error) -> bool:
+    """Tell whether somebody else only holds it for a moment."""
+    return _primary(error) == sqlite3.SQLITE_BUSY
+
+
 def describe(error: Exception) -> str:
     """Say what is wrong with a damaged database, and what became of it."""
     return f"{str(error).rstrip('.')}. It is kept aside; a fresh one was begun, and detection shows what is installed."
@@ -73,8 +78,12 @@ def describe(error: Exception) -> str:
 
 def ended_badly(folder: Path) -> bool:
     """Tell whether the last process died with the database open, or found it damaged: its log then still stands."""
-    log = folder / "state.db-wal"
-    return (folder / SUSPECT).exists() or (log.exists() and log.stat().st_size > 0)
+    if (folder / SUSPECT).exists():
+        return True
+    try:
+        return (folder / "state.db-wal").stat().st_size > 0
+    except FileNotFoundError:  # also if whoever closed it last has taken it away at this moment
+        return False
 
 
 def clear_suspicion(folder: Path) -> None:
