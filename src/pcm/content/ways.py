@@ -9,7 +9,7 @@ why` shows its reasons. It reads nothing, opens nothing, and knows no servers.
     whole    its object                                       always possible; the least work on a quick link
     peer     the plain file, from a computer of this subnet   nothing through the uplink
 
-Units that share a file are taken together or not at all (an `_Offer`). Every choice is one of a family of plans that depends on
+Units that share a file are taken together or not at all (an `Offer`). Every choice is one of a family of plans that depends on
 the indexes alone, not on the link: for some prices of a byte, the plan that is cheapest then. Of those that move no more bytes
 than the whole files would, the one wins that is over soonest on this link. So a slower link never takes more bytes, and
 nothing takes more than the whole: both follow from the form, and the tests hold it to that.
@@ -19,7 +19,7 @@ import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from pcm.content.bundle_index import Unit
+from pcm.content.offers import Bundle, Offer, find_offers, object_sizes
 from pcm.model.package import PackageFile
 
 Way = Literal["have", "patch", "small", "whole", "peer"]
@@ -50,26 +50,6 @@ class Link(NamedTuple):
     peer_rate: float = 50e6
 
 
-class Bundle(NamedTuple):
-    """A bundle whose index is here.
-
-    Attributes:
-        path: Below a distribution server.
-        old: What people call the version that its patches start from; empty: it needs none.
-        units: Of its index.
-        files: Of the new manifest, which the units' targets count in.
-        held: Numbers of the old manifest's files whose bytes are in the store.
-        here: So many of its first bytes came with the index.
-    """
-
-    path: str
-    old: str
-    units: Sequence[Unit]
-    files: Sequence[PackageFile]
-    held: Collection[int] = frozenset()
-    here: int = 0
-
-
 class Range(NamedTuple):
     """Bytes `start` to before `end` of a bundle, one request. `units`: numbers of those in it that are wanted, in order."""
 
@@ -94,7 +74,7 @@ class Choice(NamedTuple):
 
     Attributes:
         ranges: Of bundles, in order; those of `here` are not among them.
-        ready: Per bundle, the units that came whole with its index.
+        ready: Per bundle, the units that are here already.
         whole: Files to fetch as objects, smallest first.
         peer: Files to ask other computers of this subnet for, smallest first.
         ways: Way of each missing content, by SHA-256.
@@ -115,20 +95,8 @@ class Choice(NamedTuple):
     requests: int
 
 
-class _Offer(NamedTuple):
-    """Units that only make sense together: what they bring, and what that costs. `size`, `length`: of its files as objects."""
-
-    bundle: int
-    units: tuple[int, ...]
-    files: tuple[str, ...]
-    bytes: int
-    plain: int
-    size: int
-    length: int
-
-
 class _Plan(NamedTuple):
-    taken: tuple[_Offer, ...]
+    taken: tuple[Offer, ...]
     ranges: tuple[Range, ...]
     whole: tuple[PackageFile, ...]
     peer: tuple[PackageFile, ...]
@@ -142,15 +110,6 @@ def is_little(missing: Collection[PackageFile]) -> bool:
     return len(missing) <= FEW_FILES and sum(file.length for file in missing) <= FEW_BYTES
 
 
-def uncovered(missing: Iterable[PackageFile], bundles: Iterable[Bundle]) -> list[PackageFile]:
-    """Those that no unit of these bundles brings, so that another index may be worth its request."""
-    wanted = {file.sha256: file for file in missing}
-    for bundle in bundles:
-        for sha256 in _producible(bundle, wanted):
-            del wanted[sha256]
-    return list(wanted.values())
-
-
 def choose(missing: Iterable[PackageFile], bundles: Sequence[Bundle], link: Link) -> Choice:
     """Find the way of each missing file.
 
@@ -162,8 +121,8 @@ def choose(missing: Iterable[PackageFile], bundles: Sequence[Bundle], link: Link
         The choice that is over soonest. The same arguments always give the same one.
     """
     wanted = {file.sha256: file for file in sorted(missing, key=lambda file: (file.length, file.sha256))}
-    sizes = _sizes(wanted, bundles)
-    offers = [_offers(number, bundle, wanted, sizes) for number, bundle in enumerate(bundles)]
+    sizes = object_sizes(wanted, bundles)
+    offers = [find_offers(number, bundle, wanted, sizes) for number, bundle in enumerate(bundles)]
     limit = sum(sizes.values())
     price = (1 + link.peers) / (link.rate or UNKNOWN_RATE)  # an uplink that all of them use at this moment
     affordable = (plan for plan in _family(wanted, sizes, bundles, offers, link) if plan.bytes <= limit)  # never empty
@@ -175,7 +134,7 @@ def _family(
     wanted: Mapping[str, PackageFile],
     sizes: Mapping[str, int],
     bundles: Sequence[Bundle],
-    offers: Sequence[Sequence[_Offer]],
+    offers: Sequence[Sequence[Offer]],
     link: Link,
 ) -> Iterator[_Plan]:
     """The plans that there are, whatever the rate: from everything whole to the fewest bytes."""
@@ -192,12 +151,12 @@ def _plan(
     wanted: Mapping[str, PackageFile],
     sizes: Mapping[str, int],
     bundles: Sequence[Bundle],
-    offers: Sequence[_Offer],
+    offers: Sequence[Offer],
     price: float,
     link: Link,
 ) -> _Plan:
     """Take every offer that pays at this price of a byte, in their order, and the rest file by file."""
-    taken: list[_Offer] = []
+    taken: list[Offer] = []
     done: set[str] = set()
     several = len({offer.bundle for offer in offers}) > 1
     for offer in offers:
@@ -233,7 +192,7 @@ def _plan(
     return _Plan(tuple(taken), ranges, tuple(whole_files), tuple(peer_files), travel, fixed, requests)
 
 
-def _ranges(taken: Iterable[_Offer], bundles: Sequence[Bundle], price: float, latency_s: float) -> tuple[Range, ...]:
+def _ranges(taken: Iterable[Offer], bundles: Sequence[Bundle], price: float, latency_s: float) -> tuple[Range, ...]:
     """One request for units that lie together; a gap is read through where that is sooner than another request."""
     ranges: list[Range] = []
     by_bundle: dict[int, set[int]] = {}
@@ -241,99 +200,25 @@ def _ranges(taken: Iterable[_Offer], bundles: Sequence[Bundle], price: float, la
         by_bundle.setdefault(offer.bundle, set()).update(offer.units)
     for number, units in sorted(by_bundle.items()):
         bundle = bundles[number]
-        runs: list[tuple[int, int, tuple[int, ...]]] = []
-        for unit in sorted(units, key=lambda each: bundle.units[each].offset):
-            start, end = bundle.units[unit].offset, bundle.units[unit].offset + bundle.units[unit].packed
-            start = max(start, min(bundle.here, end))
-            if end > bundle.here:
-                runs.append((start, end, (unit,)))
+        runs: list[tuple[int, int, int]] = []
+        for unit in sorted(units):
+            start, end = bundle.left(bundle.units[unit])
+            if start < end:
+                runs.append((start, end, unit))
         gaps = sorted((after[0] - before[1] for before, after in itertools.pairwise(runs)), reverse=True)
         # so many gaps stay at most, the widest ones
         least = gaps[MOST_RANGES - 1] if len(gaps) >= MOST_RANGES else -1
         merged: list[tuple[int, int, list[int]]] = []
-        for start, end, wanted in runs:
+        for start, end, unit in runs:
             gap = start - merged[-1][1] if merged else 0
-            if merged and (gap <= least or gap * price <= latency_s):
-                merged[-1] = (merged[-1][0], max(end, merged[-1][1]), [*merged[-1][2], *wanted])
+            begins = start == bundle.units[unit].offset  # else it goes on in the part file that has its beginning
+            if merged and begins and (gap <= least or gap * price <= latency_s):
+                merged[-1][2].append(unit)
+                merged[-1] = (merged[-1][0], end, merged[-1][2])
             else:
-                merged.append((start, end, list(wanted)))
+                merged.append((start, end, [unit]))
         ranges += [Range(number, start, end, tuple(wanted)) for start, end, wanted in merged]
     return tuple(ranges)
-
-
-def _offers(number: int, bundle: Bundle, wanted: Mapping[str, PackageFile], sizes: Mapping[str, int]) -> list[_Offer]:
-    """What a bundle can bring, in the smallest parts that make sense."""
-    made = _producible(bundle, wanted)
-    root: dict[int, int] = {}
-
-    def find(unit: int) -> int:
-        while (above := root.setdefault(unit, unit)) != unit:
-            root[unit] = root[above]
-            unit = root[unit]
-        return unit
-
-    for units in made.values():
-        for unit in units[1:]:
-            root[find(unit)] = find(units[0])
-    together: dict[int, tuple[set[int], list[str]]] = {}
-    for sha256, units in made.items():
-        group = together.setdefault(find(units[0]), (set(), []))
-        group[0].update(units)
-        group[1].append(sha256)
-    found = []
-    for units_of, files in together.values():
-        units = tuple(sorted(units_of))
-        parts = [bundle.units[unit] for unit in units]
-        found.append(
-            _Offer(
-                number,
-                units,
-                tuple(files),
-                sum(min(part.packed, max(0, part.offset + part.packed - bundle.here)) for part in parts),
-                sum(piece.length for part in parts for piece in part.targets),
-                sum(sizes[sha] for sha in files),
-                sum(wanted[sha].length for sha in files),
-            )
-        )
-    return found
-
-
-def _producible(bundle: Bundle, wanted: Mapping[str, PackageFile]) -> dict[str, tuple[int, ...]]:
-    """The wanted contents that a bundle can bring whole from what is held, each with its units in the order of its bytes."""
-    parts: dict[int, list[tuple[int, int, int]]] = {}
-    for number, unit in enumerate(bundle.units):
-        if all(base.file in bundle.held for base in unit.bases):
-            for piece in unit.targets:
-                if bundle.files[piece.file].sha256 in wanted:
-                    parts.setdefault(piece.file, []).append((piece.offset, piece.length, number))
-    made: dict[str, tuple[int, ...]] = {}
-    for index, pieces in sorted(parts.items()):
-        file = bundle.files[index]
-        if file.sha256 in made:
-            continue
-        reached, units = 0, []
-        for offset, length, number in sorted(pieces):
-            if offset <= reached < offset + length:
-                reached = offset + length
-                units.append(number)
-        if reached >= file.length:
-            made[file.sha256] = tuple(dict.fromkeys(units))
-    return made
-
-
-def _sizes(wanted: Mapping[str, PackageFile], bundles: Iterable[Bundle]) -> dict[str, int]:
-    """Bytes that each file takes as an object: its part of what an index says; its length where none says anything."""
-    sizes: dict[str, int] = {}
-    for bundle in bundles:
-        told: dict[str, int] = {}
-        for unit in bundle.units:
-            plain = sum(piece.length for piece in unit.targets) or 1
-            for piece in unit.targets:
-                sha256 = bundle.files[piece.file].sha256
-                if sha256 in wanted and sha256 not in sizes:
-                    told[sha256] = told.get(sha256, 0) - (-unit.whole * piece.length // plain)  # rounded up
-        sizes.update(told)
-    return {sha256: min(sizes.get(sha256, file.length), file.length + 1024) for sha256, file in wanted.items()}
 
 
 def _choice(
@@ -341,7 +226,7 @@ def _choice(
     wanted: Mapping[str, PackageFile],
     sizes: Mapping[str, int],
     bundles: Sequence[Bundle],
-    offers: Sequence[Sequence[_Offer]],
+    offers: Sequence[Sequence[Offer]],
 ) -> Choice:
     """Say what a plan means for each file, and why."""
     ways: dict[str, Way] = {}
@@ -361,7 +246,8 @@ def _choice(
         text = f"patches from {bundle.old} take fewer bytes" if bundle.old else "small files travel together"
         note(way, text, len(new), offer.bytes, sum(sizes[sha] for sha in new))
         for unit in offer.units:
-            if bundle.units[unit].offset + bundle.units[unit].packed <= bundle.here:
+            start, end = bundle.left(bundle.units[unit])
+            if start == end:
                 ready.setdefault(offer.bundle, []).append(unit)
     offered = {sha: bundles[offer.bundle].old for each in offers for offer in each for sha in offer.files}
     for file in plan.whole:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcm.content.bundle_index import Piece, Unit
-from pcm.content.ways import Bundle, Choice, Link, choose, is_little, uncovered
+from pcm.content.offers import Bundle, uncovered
+from pcm.content.ways import Choice, Link, choose, is_little
 from pcm.model.package import PackageFile
 
 MB = 1_000_000
@@ -36,7 +37,7 @@ def update(
     """A plain update: each file has a patch against the file of the same number."""
     files = [package_file(f"file{number}", length) for number in range(count)]
     patches = units(*((packed, whole, (number,), ((number, 0, length),)) for number in range(count)))
-    return files, Bundle("a.bundle", "1.0", patches, files, frozenset(range(count)), here=100)
+    return files, Bundle("a.bundle", "1.0", patches, files, frozenset(range(count)), here=((0, 100),))
 
 
 SLOW, QUICK = Link(rate=1e6), Link(rate=2e9, latency_s=0.0002)
@@ -64,10 +65,10 @@ def test_on_a_quick_link_whole_files_are_sooner_than_their_patches() -> None:
 
 def test_what_came_with_the_index_is_not_asked_for_again() -> None:
     files, bundle = update(count=3)
-    everything = bundle._replace(here=100 + 3 * 20_000)
+    everything = bundle._replace(here=((0, 100 + 3 * 20_000),))
     choice = choose(files, [everything], SLOW)
     assert (choice.ranges, dict(choice.ready), choice.bytes) == ((), {0: (0, 1, 2)}, 0)
-    half = choose(files, [bundle._replace(here=100 + 30_000)], SLOW)
+    half = choose(files, [bundle._replace(here=((0, 100 + 30_000),))], SLOW)
     assert (dict(half.ready), [(each.start, each.end) for each in half.ranges]) == ({0: (0,)}, [(30_100, 60_100)])
     assert half.bytes == 30_000
 
@@ -83,7 +84,7 @@ def test_a_patch_needs_its_old_file() -> None:
 def test_a_file_of_several_units_comes_by_all_of_them_or_whole() -> None:
     file = package_file("large", 30 * MB)
     parts = units((9000, 4 * MB, (0,), ((0, 0, 16 * MB),)), (9000, 4 * MB, (1,), ((0, 16 * MB, 14 * MB),)))
-    bundle = Bundle("a", "1.0", parts, [file], frozenset({0, 1}), here=100)
+    bundle = Bundle("a", "1.0", parts, [file], frozenset({0, 1}), here=((0, 100),))
     assert choose([file], [bundle], SLOW).ways == {file.sha256: "patch"}
     assert choose([file], [bundle._replace(held=frozenset({0}))], SLOW).ways == {file.sha256: "whole"}
 
@@ -91,7 +92,7 @@ def test_a_file_of_several_units_comes_by_all_of_them_or_whole() -> None:
 def test_a_unit_is_not_fetched_for_one_small_part_of_it() -> None:
     files = [package_file(f"small{number}", 1000) for number in range(100)]
     targets = tuple((number, 0, 1000) for number in range(100))
-    bundle = Bundle("whole", "", units((40_000, 50_000, (), targets)), files, here=100)
+    bundle = Bundle("whole", "", units((40_000, 50_000, (), targets)), files, here=((0, 100),))
     assert set(choose(files, [bundle], SLOW).ways.values()) == {"small"}
     assert set(choose(files[:3], [bundle], SLOW).ways.values()) == {"whole"}
 
@@ -102,7 +103,7 @@ def test_many_small_files_need_few_requests_on_any_link() -> None:
         *((50_000, 90_000, (), tuple((number + at, 0, 3000) for at in range(100))) for number in range(0, 1000, 100))
     )
     for link in (SLOW, QUICK):
-        assert choose(files, [Bundle("whole", "", solid, files, here=100)], link).requests == 1
+        assert choose(files, [Bundle("whole", "", solid, files, here=((0, 100),))], link).requests == 1
 
 
 def test_a_patch_that_is_larger_than_its_file_is_left_alone() -> None:
@@ -124,6 +125,17 @@ def test_peers_spare_an_uplink_that_all_of_them_share() -> None:
     assert (set(choice.ways.values()), choice.bytes) == ({"peer"}, 0)
     patched, bundle = update(count=5, length=50 * MB, packed=1000, whole=20 * MB)
     assert set(choose(patched, [bundle], Link(rate=10e6, peers=2)).ways.values()) == {"patch"}
+
+
+def test_what_an_interrupted_try_has_left_is_gone_on_with() -> None:
+    files, bundle = update(count=10)
+    left = bundle._replace(here=((0, 100), (100 + 20_000, 100 + 75_000)))
+    choice = choose(files, [left], Link(rate=1e5))
+    assert [(each.start, each.end, each.units) for each in choice.ranges] == [
+        (100, 20_100, (0,)),
+        (75_100, 200_100, (3, 4, 5, 6, 7, 8, 9)),
+    ]
+    assert (dict(choice.ready), choice.bytes) == ({0: (1, 2)}, 145_000)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +185,11 @@ def _bundles(draw: st.DrawFn, files: list[PackageFile], old: str) -> Bundle:
     made = units(*described)
     end = made[-1].offset + made[-1].packed if made else 100
     held = draw(st.frozensets(st.integers(0, 5)))
-    return Bundle(f"{old}.bundle", old, made, files, held, draw(st.integers(100, end)))
+    here = [(0, draw(st.integers(100, end)))]
+    for unit in made:  # what an earlier try has left begins where a unit begins
+        if unit.offset >= here[-1][1] and draw(st.booleans()):
+            here.append((unit.offset, draw(st.integers(unit.offset + 1, end))))
+    return Bundle(f"{old}.bundle", old, made, files, held, tuple(here))
 
 
 @st.composite
@@ -194,17 +210,16 @@ def brings(choice: Choice, bundles: list[Bundle]) -> dict[str, int]:
     wanted = {(number, unit) for number, some in choice.ready.items() for unit in some}
     for span in choice.ranges:
         bundle = bundles[span.bundle]
-        assert bundle.here <= span.start < span.end
+        assert span.start < span.end
         for number in span.units:
-            unit = bundle.units[number]
-            assert max(unit.offset, bundle.here) >= span.start
-            assert unit.offset + unit.packed <= span.end
+            start, end = bundle.left(bundle.units[number])
+            assert span.start <= start < end <= span.end
+            assert start == bundle.units[number].offset or start == span.start
         wanted |= {(span.bundle, number) for number in span.units}
     for number, some in choice.ready.items():
-        assert all(
-            bundles[number].units[unit].offset + bundles[number].units[unit].packed <= bundles[number].here
-            for unit in some
-        )
+        for each in some:
+            unit = bundles[number].units[each]
+            assert any(start <= unit.offset and unit.offset + unit.packed <= end for start, end in bundles[number].here)
     for number, unit_number in wanted:
         bundle = bundles[number]
         unit = bundle.units[unit_number]
@@ -272,7 +287,9 @@ def test_a_hundred_thousand_files_are_chosen_among_in_good_time() -> None:
     held = frozenset(range(5))
     began = time.process_time()
     choice = choose(
-        files, [Bundle("a", "1.0", solid, files, held, 100), Bundle("b", "", small, files, held, 100)], SLOW
+        files,
+        [Bundle("a", "1.0", solid, files, held, ((0, 100),)), Bundle("b", "", small, files, held, ((0, 100),))],
+        SLOW,
     )
     assert time.process_time() - began < 30
     assert {"patch", "small"} == set(choice.ways.values())
