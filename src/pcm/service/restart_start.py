@@ -35,6 +35,7 @@ from pcm.service.state import State
 LOOK_AGAIN = timedelta(minutes=5)
 """While somebody may still choose, or log off."""
 INHIBITED = "machine.restart_inhibited"
+UNANSWERED = "machine.restart_unanswered"
 RETRY = timedelta(minutes=1)
 ALLOWED = "may-restart"
 
@@ -100,10 +101,12 @@ def _restart(desk: Desk, row: Row, decision: Decision, now: datetime) -> datetim
         if error.code == INHIBITED:
             take_back(desk.state, row, f"{decision.reason} {error.message}")
             return now + RETRY
-        end(desk.state, row, NOT_HAPPENED, desk.clock(), error.message)
-        return now + LOOK_AGAIN
+        if error.code != UNANSWERED:  # else the boot tells, as always
+            end(desk.state, row, NOT_HAPPENED, desk.clock(), error.message)
+            return now + LOOK_AGAIN
+    else:
+        desk.say(f"restart: {decision.reason} This computer restarts now.")
     faults.reach("restart.asked")
-    desk.say(f"restart: {decision.reason} This computer restarts now.")
     return now + PATIENCE
 
 

@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+import socket
+import struct
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 from pcm.model.errors import MachineError, Retry
 from pcm.service.machine.linux import power
 from pcm.service.machine.linux.terminals import tell
+from pcm.service.machine.linux.wire import pack, unpack
 
 
 @pytest.fixture
@@ -97,3 +101,85 @@ def test_a_computer_that_systemd_does_not_run_says_that_it_cannot(
     with pytest.raises(MachineError, match="by hand") as caught:
         power.restart("a test", ignore_inhibitors=True)
     assert (caught.value.code, caught.value.retry) == ("machine.cannot_restart", Retry.NEVER)
+
+
+class MessageBus:
+    """A message bus with a logind behind it that does nothing, and does not answer what `answers` does not tell.
+
+    Args:
+        answers: for each method, the type of its reply with its values; text: the error to give.
+    """
+
+    def __init__(self, path: Path, answers: dict[str, Sequence[object] | str]) -> None:
+        self.asked: list[str] = []
+        self._answers = answers
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(1)
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._thread.join(10)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection, connection.makefile("rb") as said:
+            for _ in range(3):
+                said.readline()
+            connection.sendall(b"OK 1234\r\nAGREE_UNIX_FD\r\n")
+            while head := said.read(16):
+                _, _, _, _, body, serial, length = struct.unpack("<cBBBIII", head)
+                rest = said.read(length + -length % 8 + body)
+                *_, pairs = unpack("yyyyuua(yv)", head + rest[:length])
+                member = next(value for code, (_, value) in pairs if code == 3)
+                self.asked.append(member)
+                if member not in self._answers:
+                    return
+                connection.sendall(reply(serial, self._answers[member]))
+
+
+def reply(serial: int, answer: Sequence[object] | str) -> bytes:
+    failed = isinstance(answer, str)
+    signature, *values = ("s", "no") if isinstance(answer, str) else answer
+    body = pack(str(signature), tuple(values))
+    fields: list[tuple[int, tuple[str, object]]] = [(5, ("u", serial)), (8, ("g", signature))]
+    fields += [(4, ("s", answer))] if failed else []
+    head = pack("yyyyuua(yv)", (ord("l"), 3 if failed else 2, 0, 1, len(body), 1, fields))
+    return head + b"\0" * (-len(head) % 8) + body
+
+
+ANSWERS: dict[str, Sequence[object] | str] = {
+    "Hello": ("s", ":1.1"),
+    "ListInhibitors": ("a(ssssuu)", []),
+    "SetWallMessage": ("",),
+}
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (None, "machine.restart_unanswered"),  # the bus was gone before it could tell
+        ("org.freedesktop.DBus.Error.NoReply", "machine.restart_unanswered"),
+        ("org.freedesktop.login1.OperationInProgress", "machine.restart_unanswered"),
+        ("org.freedesktop.DBus.Error.AccessDenied", "machine.restart_inhibited"),
+        ("org.freedesktop.DBus.Error.InvalidArgs", "machine.cannot_restart"),
+    ],
+)
+def test_q164329_no_answer_is_no_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None, code: str
+) -> None:
+    """The way down begins at once, and takes the bus along that would say so."""
+    monkeypatch.setattr(power, "_SYSTEMD_STATE", tmp_path)
+    monkeypatch.setattr(power, "SYSTEM_BUS", str(tmp_path / "bus"))
+    monkeypatch.setattr(power, "_restart_without_logind", lambda: pytest.fail("this is somebody's own computer"))
+    bus = MessageBus(tmp_path / "bus", {**ANSWERS, **({} if answer is None else {"RebootWithFlags": answer})})
+    try:
+        with pytest.raises(MachineError) as caught:
+            power.restart("a test", ignore_inhibitors=False)
+    finally:
+        bus.close()
+    assert caught.value.code == code
+    assert bus.asked[-1] == "RebootWithFlags"

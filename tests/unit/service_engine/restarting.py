@@ -20,7 +20,8 @@ class Computer(LinuxMachine):
     """This computer, but for people and restarts.
 
     `asked`: the moments at which it was asked to restart, with what was said; `obeys`: it then comes back with another boot id.
-    `blocked`: who holds a lock on shutting down; `heeded`: whether each call heeded such locks.
+    `blocked`: who holds a lock on shutting down; `heeded`: whether each call heeded such locks. `silent`: it does not say whether
+    it obeys.
     """
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
@@ -31,6 +32,7 @@ class Computer(LinuxMachine):
         self.obeys = True
         self.blocked = ""
         self.broken = False
+        self.silent = False
         self.asked: list[datetime] = []
         self.heeded: list[bool] = []
         self.shown: list[str] = []
@@ -58,6 +60,8 @@ class Computer(LinuxMachine):
         self.asked.append(self.clock())
         if self.obeys:
             self.boot += 1
+        if self.silent:
+            raise MachineError("It gave no answer.", code="machine.restart_unanswered")
 
 
 class Restarting:

@@ -12,7 +12,7 @@ from pcm.model.errors import RequestError, StoreError
 from pcm.model.instruction import Deferral, Notify
 from pcm.model.schedule import Window
 from pcm.service import pausing, restart
-from pcm.service.restart_record import read_open, seconds_down, settle
+from pcm.service.restart_record import is_going_down, read_open, seconds_down, settle
 from pcm.service.restart_rules import MOST_TRIES, PATIENCE, PAUSES
 from pcm.service.restart_start import LOOK_AGAIN, why_barred
 from pcm.service.state import State
@@ -246,6 +246,30 @@ def test_after_giving_up_a_person_or_another_program_may_try_again(client: Resta
     client.check()
     assert len(client.computer.asked) == MOST_TRIES + 2
     assert client.states() == ["succeeded", "succeeded"]
+
+
+def test_q164329_a_restart_whose_agreement_is_lost_is_on_its_way_and_counts_once_it_came(client: Restarting) -> None:
+    client.computer.silent = True
+    client.ask_for_restart(order())
+    client.check()
+    row = read_open(client.state)
+    assert row is not None
+    assert is_going_down(row, client.now), "nothing new begins"
+    client.check()
+    assert (client.outcomes(), client.states(), len(client.computer.asked)) == (["restarted"], ["succeeded"], 1)
+
+
+def test_a_restart_whose_agreement_is_lost_and_that_does_not_come_is_asked_for_again(client: Restarting) -> None:
+    client.computer.silent, client.computer.obeys = True, False
+    client.ask_for_restart(order())
+    client.check()
+    client.pass_time(minutes=9)
+    client.check()
+    assert (client.outcomes(), len(client.computer.asked)) == ([], 1)
+    for _ in range(200):
+        client.check()
+        client.pass_time(minutes=5)
+    assert (client.outcomes(), len(client.computer.asked)) == (["not_happened"] * MOST_TRIES, MOST_TRIES)
 
 
 def test_a_computer_that_cannot_restart_at_all_is_named_to_the_site(client: Restarting) -> None:

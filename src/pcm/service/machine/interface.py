@@ -317,7 +317,8 @@ class Machine(Processes, Protocol):
         """Ask this computer to restart in good order; `reason` is shown to whoever is logged on.
 
         Raises:
-            MachineError: `machine.restart_inhibited`: somebody holds it up, named in the message; `machine.cannot_restart`.
+            MachineError: `machine.restart_inhibited`: somebody holds it up, named in the message; `machine.cannot_restart`;
+                `machine.restart_unanswered`: it was asked, and whether it restarts will show.
         """
 
     def restart_marked(self, since: datetime) -> bool:

@@ -7,6 +7,7 @@ It never decides, and never pulls the plug: every unit is stopped in order.
 """
 
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ _SYSTEMD_STATE = Path("/run/systemd/system")
 _LOGIND, _LOGIND_PATH = "org.freedesktop.login1", "/org/freedesktop/login1"
 _ROOT_HEEDS_INHIBITORS = 1  # SD_LOGIND_ROOT_CHECK_INHIBITORS
 _BLOCKED = ("AccessDenied", "BlockedByInhibitorLock")
+_UNDER_WAY = ("OperationInProgress", "ShuttingDown")
+_NO_ANSWER = ("NoReply", "Disconnected", "Timeout", "TimedOut")
 
 
 def restart(reason: str, *, ignore_inhibitors: bool) -> None:
@@ -30,7 +33,8 @@ def restart(reason: str, *, ignore_inhibitors: bool) -> None:
         ignore_inhibitors: Do not heed `block` locks on shutting down.
 
     Raises:
-        MachineError: `machine.restart_inhibited`, naming who holds it up; `machine.cannot_restart`: nobody here can.
+        MachineError: `machine.restart_inhibited`, naming who holds it up; `machine.cannot_restart`: nobody here can;
+            `machine.restart_unanswered`: it was asked, and whether it restarts will show.
     """
     if os.geteuid() != 0 or not _SYSTEMD_STATE.is_dir():
         raise MachineError(
@@ -68,7 +72,8 @@ def _restart_by_logind(bus: Bus, reason: str, *, ignore_inhibitors: bool) -> Non
         if holders:
             raise _inhibited(holders)
         _call(bus, "SetWallMessage", "sb", reason, True)
-        _call(bus, "RebootWithFlags", "t", 0 if ignore_inhibitors else _ROOT_HEEDS_INHIBITORS)
+        flags = 0 if ignore_inhibitors else _ROOT_HEEDS_INHIBITORS
+        _demand(lambda: _call(bus, "RebootWithFlags", "t", flags))
     except BusError as error:
         if error.name.endswith(_BLOCKED):
             raise _inhibited(["somebody"]) from error  # who came between the look and the call
@@ -80,11 +85,26 @@ def _restart_by_logind(bus: Bus, reason: str, *, ignore_inhibitors: bool) -> Non
 def _restart_without_logind() -> None:
     bus = Bus()
     try:
-        bus.call("StartUnit", "ss", "reboot.target", "replace-irreversibly")
+        _demand(lambda: bus.call("StartUnit", "ss", "reboot.target", "replace-irreversibly"))
     except BusError as error:
         raise MachineError(f"This computer cannot be restarted: {error}", code="machine.cannot_restart") from error
     finally:
         bus.close()
+
+
+def _demand(restart: Callable[[], object]) -> None:
+    """Ask for the restart itself. No answer is no refusal: the way down ends whoever would bring it, and may be faster.
+
+    Raises:
+        MachineError: `machine.restart_unanswered`. BusError: it was refused.
+    """
+    try:
+        restart()
+    except MachineError as error:
+        if isinstance(error, BusError) and not error.name.endswith((*_UNDER_WAY, *_NO_ANSWER)):
+            raise
+        text = f"This computer was asked to restart and gave no answer ({error.message.rstrip('.')}); whether it does will show."
+        raise MachineError(text, code="machine.restart_unanswered") from error
 
 
 def _call(bus: Bus, member: str, *typed: Any) -> tuple[Any, ...]:
