@@ -1,13 +1,16 @@
 """Shell completion for `pcmsvc`: a script for each shell, made from the command line that it completes.
 
 Serves no step; for whoever administers this computer. It names commands, their options and fixed words; files come after
-options that take some. It asks nobody, so it works where no service does. What only other programs call is left out.
+options that take some. Only behind `why` and `log` it asks `pcmsvc` itself, for the packages of the moment: where no service
+answers, there are none. What only other programs call is left out.
 """
 
 import argparse
 
 SHELLS = ("bash", "zsh", "fish")
-_NOT_FOR_PEOPLE = {"watch-update"}
+_NOT_FOR_PEOPLE = {"watch-update", "names"}
+_WITH_NAMES = {"why", "log"}
+_ASK = "pcmsvc names 2>/dev/null"
 _BASH = """\
 _pcmsvc() {
     local known="@VERBS@"
@@ -45,9 +48,17 @@ def script(shell: str, parser: argparse.ArgumentParser) -> str:
         return "".join(
             f"complete -c pcmsvc -n __fish_use_subcommand -f -a {verb}\n"
             f'complete -c pcmsvc -n "__fish_seen_subcommand_from {verb}" -a "{" ".join(found)}"\n'
+            + (
+                f"""complete -c pcmsvc -n "__fish_seen_subcommand_from {verb}" -f -a "({_ASK})"\n"""
+                if verb in _WITH_NAMES
+                else ""
+            )
             for verb, found in known.items()
         )
-    cases = "\n".join(f'            {verb}) known="{" ".join(found)}" ;;' for verb, found in known.items())
+    cases = "\n".join(
+        f'            {verb}) known="{" ".join(found)}{f" $({_ASK})" if verb in _WITH_NAMES else ""}" ;;'
+        for verb, found in known.items()
+    )
     text = {"bash": _BASH, "zsh": _ZSH}[shell]
     return text.replace("@VERBS@", " ".join(known)).replace("@CASES@", cases)
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from pcm.model.errors import MachineError, RequestError
 from pcm.service.history import History
 from pcm.service.journal import Journal
+from pcm.service.naming import Named, choose
 from pcm.service.places import Places
-from pcm.service.records import to_time
+from pcm.service.records import InstructionRecord, to_time
 from pcm.service.state import State
 
 MOST_EVENTS = 200
@@ -61,10 +62,10 @@ def read_events(places: Places, now: datetime) -> list[Event]:
 
 
 def read_output(places: Places, wanted: str, now: datetime) -> Output:
-    """The output of a run, or of the last run of an instruction or job.
+    """The output of a run, or of the last run of an instruction, job or package.
 
     Raises:
-        RequestError: `not_found`.
+        RequestError: `not_found`; `request.ambiguous`, with the candidates.
     """
     with open_state(places, now) as state:
         run = _find_run(state, wanted)
@@ -102,16 +103,25 @@ def open_state(places: Places, now: datetime) -> State:
 def _find_run(state: State, wanted: str) -> str:
     if state.rows("SELECT 1 FROM runs WHERE run = ?", (wanted,)):
         return wanted
-    for record in Journal(state).records():
+    records, ran = Journal(state).records(), {row[0] for row in state.rows("SELECT DISTINCT instruction FROM runs")}
+    named = [_named(record, record.id in ran) for record in records]
+    wanted = choose(wanted, named) or wanted
+    for record in records:
         if wanted in (record.id, record.instruction.job):
             runs = History(state).runs(record.id, record.generation)
             if runs:
                 return runs[-1].run
             raise RequestError(f"{record.id} has not run here.", code="not_found")
     raise RequestError(
-        f"There is no instruction, job or run {wanted[:64]!r} here. `pcmsvc list` and `pcmsvc why` show them.",
+        f"There is no instruction, job, package or run {wanted[:64]!r} here. `pcmsvc list` and `pcmsvc why` show them.",
         code="not_found",
     )
+
+
+def _named(record: InstructionRecord, ran: bool) -> Named:
+    wanted = record.instruction
+    told = f"{wanted.package} {wanted.version}, {wanted.program}, {record.state.value.replace('_', ' ')}"
+    return Named(record.id, wanted.job, wanted.package, told, ran)
 
 
 def _code(outcome: dict[str, str]) -> str:

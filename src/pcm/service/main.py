@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     add("status", _status, "Show how the service is.")
     add("list", _list, "List instructions: available, coming, done.")
     why = add("why", _why, "Explain the decision about one instruction or job.")
-    why.add_argument("id", help="instruction or job")
+    why.add_argument("id", metavar="NAME", help="instruction, job or package")
     simulated = add("simulate", _simulate, "Show the plan of another time, and what would start then. Changes nothing.")
     simulated.add_argument(
         "--at", metavar="TIME", required=True, help="such as +2d, 2026-01-31T22:00 or 2026-01-31T21:00Z"
@@ -104,11 +104,12 @@ def parser() -> argparse.ArgumentParser:
         "--starts", type=int, default=10, metavar="N", help="how many starts to foresee (default 10)"
     )
     log = add("log", _log, "Show what happened here, or the output of an instruction's last run.")
-    log.add_argument("id", nargs="?", help="instruction, job or run")
+    log.add_argument("id", metavar="NAME", nargs="?", help="instruction, job, package or run")
     ledger = add("ledger", _ledger, "Show everything that ran here as administrator.")
     ledger.add_argument("action", nargs="?", choices=["show", "verify"], default="show", help="verify: only the chain")
     completed = add("completion", _completion, "Print a script that completes commands and options in a shell.")
     completed.add_argument("shell", choices=SHELLS, help="bash: source <(pcmsvc completion bash)")
+    add("names", _names, "The names that can stand behind why and log. Not for people: for the scripts of completion.")
     return made
 
 
@@ -298,8 +299,9 @@ def _list(parsed: argparse.Namespace, places: Places) -> int:
 
 def _why(parsed: argparse.Namespace, places: Places) -> int:
     from pcm.protocol.local import Why  # noqa: PLC0415
+    from pcm.service.naming import choose  # noqa: PLC0415
 
-    answer = show.ask(places, "why", parsed.id)
+    answer = show.ask(places, "why", choose(parsed.id, show.named(places)) or parsed.id)
     assert isinstance(answer, Why)
     show.why(answer, as_json=parsed.json)
     return DONE
@@ -338,6 +340,17 @@ def _ledger(parsed: argparse.Namespace, places: Places) -> int:
     assert isinstance(answer, Ledger)
     show.ledger(answer, verify=parsed.action == "verify", as_json=parsed.json)
     return DONE if answer.broken_at is None else FAILED
+
+
+def _names(parsed: argparse.Namespace, places: Places) -> int:
+    from pcm.service.naming import words  # noqa: PLC0415
+
+    found = words(show.named(places))
+    if parsed.json:
+        show.json_line(found)
+    else:
+        print("\n".join(found))
+    return DONE
 
 
 def _completion(parsed: argparse.Namespace, _places: Places) -> int:

@@ -16,8 +16,11 @@ from pcm.model.errors import RequestError
 from pcm.protocol import local
 from pcm.protocol.local import LocalRequest, Verb
 from pcm.service import local_client, tables
+from pcm.service.naming import Named
 from pcm.service.places import Places
 from pcm.service.worker import utc_now
+
+_OVER = {"succeeded", "already_installed", "not_applicable", "expired", "withdrawn", "cancelled"}
 
 if TYPE_CHECKING:  # a whole check, which most commands never load
     from pcm.service.check import Checked
@@ -50,6 +53,26 @@ def ask(
 
     # whoever owns the state may see everything in it
     return answer(request, Asker(0, "root"), places, this_machine(), utc_now).answer
+
+
+def named(places: Places) -> list[Named]:
+    """Everything here that this user may see, by its names.
+
+    Raises:
+        PcmError: as `ask`.
+    """
+    answer = ask(places, "list")
+    assert isinstance(answer, local.Items)
+    return [
+        Named(
+            each.id,
+            each.job,
+            each.package,
+            f"{each.package} {each.version}, {each.program}, {each.state.replace('_', ' ')}",
+            each.state not in _OVER,
+        )
+        for each in answer.items
+    ]
 
 
 def _owns_state(places: Places) -> bool:

@@ -178,3 +178,21 @@ def test_the_status_of_a_computer_that_is_nobodys_client_is_no_success(tmp_path:
     asked = status("--json")
     assert asked.returncode == 1
     assert json.loads(asked.stdout)["enrolled"] is False
+
+
+def test_a_package_is_a_name_for_why_and_log(ran: Client, site: StaticSite) -> None:
+    """As for pcmapp; a name that fits several is answered with them, each with the id to say."""
+    long = "a-package-whose-name-goes-on-and-on"
+    by_id = ran.answer("list")["items"]
+    (meant,) = [each["id"] for each in by_id if each["package"] == long]
+    assert ran.answer("why", long)["id"] == meant
+    assert ran.run("log", long).stdout == "no\n"
+    assert ran.answer("log", long)["instruction"] == meant
+    assert ran.run("names").stdout.split() == sorted({each["package"] for each in by_id})
+    again = site.package(ran.home / "other", name=long, version="2.0", release=2, files=())
+    site.order(ran.client_id, [ran.mandatory(again, number=7), ran.mandatory(again, number=8)])
+    ran.once(code=None)
+    several = ran.run("why", long, code=1)
+    assert "[request.ambiguous]" in several.stderr
+    assert sum(each["id"] in several.stderr for each in ran.answer("list")["items"]) >= 2
+    assert "not_found" in ran.run("why", "nobody-has-this", code=3).stderr

@@ -15,7 +15,7 @@ def test_it_knows_every_command_and_its_options() -> None:
     assert "--at" in known["simulate"]
     assert {"--purge", "--wait"} <= set(known["remove"])
     assert {"show", "verify"} <= set(known["ledger"])
-    assert "watch-update" not in known, "only programs call it"
+    assert not {"watch-update", "names"} & set(known), "only programs call them"
 
 
 @pytest.mark.parametrize("shell", completion.SHELLS)
@@ -38,6 +38,18 @@ def test_bash_completes(typed: str, completed: str, capsys: pytest.CaptureFixtur
     script = capsys.readouterr().out + asked
     done = subprocess.run(["bash", "-c", script], check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == completed
+
+
+@pytest.mark.parametrize("typed", ["why fire", "log fire"])
+def test_names_of_packages_are_completed(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["completion", "bash"])
+    script = capsys.readouterr().out + 'pcmsvc() { [ "$*" = names ] && printf "%s\\n" editor firefox; }\n'
+    asked = f'COMP_WORDS=(pcmsvc {typed}); COMP_CWORD=2; _pcmsvc; echo "${{COMPREPLY[@]}}"'
+    done = subprocess.run(["bash", "-c", script + asked], check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "firefox"
+    for shell in ("zsh", "fish"):
+        main(["completion", shell])
+        assert capsys.readouterr().out.count("pcmsvc names") == 2
 
 
 def test_a_misspelt_command_is_hinted_at_and_not_answered_with_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
