@@ -57,9 +57,7 @@ def pairs(names: list[str] | None = None) -> Iterator[Pair]:
 
 
 def _wheels(name: str) -> tuple[Path, Path]:
-    old, new = (
-        _once(f"{name}-{version}", lambda to, v=version: _fetch_wheel(f"{name}=={v}", to)) for version in WHEELS[name]
-    )  # type: ignore[misc]
+    old, new = (_once(f"{name}-{version}", partial(_fetch_wheel, f"{name}=={version}")) for version in WHEELS[name])
     return old, new
 
 
