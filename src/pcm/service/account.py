@@ -4,8 +4,10 @@ Serves steps 6 and 8: `share_client` asks it for a login before each question to
 article's service account, cut in two: what it may do on this computer, and as whom it reads the servers, are two things (see
 docs/smb.md). A login goes only to servers that this computer's administrator named, whatever an instruction file says.
 
-Whatever a domain refuses is asked again only hours later, by one attempt for all servers together, unless the file or what it
-names has other contents (KB Q230242, Q184858: an expired password was tried until the account locked).
+Whatever a domain refuses is asked again only later, by one attempt for all servers together, unless the file or what it names
+has other contents (KB Q230242, Q184858: an expired password was tried until the account locked). No refusal proves who refused:
+the errors of a controller and of a logon at a file server are not signed, and whoever is on the line can forge one. So one alone
+silences nobody for long; the rest grows only if the same login is refused again.
 """
 
 import contextlib
@@ -29,10 +31,10 @@ from pcm.transport.framing import ACCOUNT_REFUSALS, transfer_error
 from pcm.transport.smb_account import KERBEROS, MAX_KEYTAB, MAX_PASSWORD, NTLM, Login, encode_login, read_keytab
 
 MAX_FILE = 16 * 1024
-# A wrong password counts towards a lockout, which counts for some minutes, or at most for a day: less than once a day it adds
-# nothing up. The other refusals count for nothing; but every one of them is a line in somebody's log.
-WRONG_PAUSE = timedelta(hours=24)
-PAUSE = timedelta(hours=4)
+# A wrong password counts towards a lockout, whose threshold is hardly ever below three, and which counts for some minutes, or at
+# most for a day: two attempts a day lock nobody. The other refusals count for nothing; but each is a line in somebody's log.
+WRONG_PAUSES = (timedelta(hours=1), timedelta(hours=24))
+PAUSES = (timedelta(minutes=15), timedelta(hours=1), timedelta(hours=4))
 ASKED_PAUSE = timedelta(hours=1)  # a wrong password, although an administrator asks
 _SPREAD = 1.25
 _PORT = 445
@@ -73,7 +75,7 @@ class AccountFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rest(msgspec.Struct, frozen=True):
-    """What was refused, and until when it is not asked again. `mark`: of the login, salted."""
+    """What was refused, and until when it is not asked again. `mark`: of the login, salted. `times`: refused in a row."""
 
     code: str
     message: str
@@ -81,6 +83,7 @@ class Rest(msgspec.Struct, frozen=True):
     until: str
     salt: str
     mark: str
+    times: int = 1
 
 
 class Account:
@@ -245,22 +248,26 @@ class Peace:
         if self._forced and not (wrong and at <= now < at + ASKED_PAUSE):
             return
         # nobody rests longer than the longest pause: a later time was written by a wrong clock
-        if now < until <= now + _SPREAD * (WRONG_PAUSE if wrong else PAUSE):
+        if now < until <= now + _SPREAD * (WRONG_PAUSES if wrong else PAUSES)[-1]:
             raise transfer_error(
                 rest.code, f"{rest.message} [not tried again before {until:%Y-%m-%dT%H:%M}Z, unless its files change]"
             )
 
     def note(self, account: Account, error: TransferError, now: datetime) -> None:
-        """Keep a refusal.
+        """Keep a refusal; the next rest of the same login is longer.
 
         Raises:
             StoreError, MachineError: it cannot be kept.
         """
         if error.code not in ACCOUNT_REFUSALS:
             return
-        pause = (WRONG_PAUSE if error.code == "transfer.account_refused" else PAUSE) * self._chance.uniform(1, _SPREAD)
-        salt = os.urandom(16).hex()
-        self._rest = Rest(error.code, error.message[:300], to_text(now), to_text(now + pause), salt, account.mark(salt))
+        last = self._rest
+        again = last is not None and account.mark(last.salt) == last.mark
+        times = min(last.times + 1, 1000) if last is not None and again else 1
+        pauses = WRONG_PAUSES if error.code == "transfer.account_refused" else PAUSES
+        pause = pauses[min(times, len(pauses)) - 1] * self._chance.uniform(1, _SPREAD)
+        salt, until = os.urandom(16).hex(), to_text(now + pause)
+        self._rest = Rest(error.code, error.message[:300], to_text(now), until, salt, account.mark(salt), times)
         self._forced = False
         write_atomically(self._path, msgspec.json.encode(self._rest))
 

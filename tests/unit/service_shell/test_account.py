@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pcm.model.errors import MachineError, PcmError, RequestError, TransferError
-from pcm.service.account import PAUSE, WRONG_PAUSE, Account, Peace, load_account, read_private
+from pcm.service.account import PAUSES, WRONG_PAUSES, Account, Peace, load_account, read_private
 from pcm.service.places import Places, find_places
 from pcm.service.share_client import ShareClient
 from pcm.transport.channel import Channel
@@ -158,16 +158,60 @@ def is_left_alone(peace: Peace, account: Account, now: datetime) -> bool:
 
 
 @pytest.mark.parametrize("code", sorted(ACCOUNT_REFUSALS))
-def test_q230242_q184858_a_refusal_is_remembered_over_processes_and_for_hours(places: Places, code: str) -> None:
+def test_q230242_q184858_a_refusal_is_remembered_over_processes_and_longer_each_time(places: Places, code: str) -> None:
+    account, at = account_of(places), NOW
+    pauses = WRONG_PAUSES if code == "transfer.account_refused" else PAUSES
+    for pause in (*pauses, pauses[-1], pauses[-1]):
+        peace_at(places).note(account, refusal(code), at)
+        for later in (timedelta(0), timedelta(minutes=14), pause - timedelta(seconds=1)):
+            assert is_left_alone(peace_at(places), account, at + later)
+        with pytest.raises(TransferError) as caught:
+            peace_at(places).require(account, at)
+        assert caught.value.code == code
+        at += 1.25 * pause
+        assert not is_left_alone(peace_at(places), account, at)
+
+
+def test_one_forged_refusal_silences_no_client_for_long(places: Places) -> None:
+    """No refusal is signed: whoever answers once in a controller's stead must not keep a client from its shares for a day."""
     account = account_of(places)
-    peace_at(places).note(account, refusal(code), NOW)
-    pause = WRONG_PAUSE if code == "transfer.account_refused" else PAUSE
-    for later in (timedelta(0), timedelta(minutes=30), pause - timedelta(seconds=1)):
-        assert is_left_alone(peace_at(places), account, NOW + later)
-    assert not is_left_alone(peace_at(places), account, NOW + 1.25 * pause)
-    with pytest.raises(TransferError) as caught:
-        peace_at(places).require(account, NOW)
-    assert caught.value.code == code
+    for code in ACCOUNT_REFUSALS:
+        peace = peace_at(places)
+        peace.note(account, refusal(code), NOW)
+        assert not is_left_alone(peace, account, NOW + timedelta(minutes=75))
+        peace.forget()  # the true controller takes it: what was forged counts no more
+        peace.note(account, refusal(code), NOW)
+        assert not is_left_alone(peace, account, NOW + timedelta(minutes=75))
+        peace.forget()
+
+
+def test_q184858_a_wrong_password_is_tried_twice_a_day_at_most(places: Places) -> None:
+    """A lockout after three, counted over a whole day, is the strictest that is in use."""
+    account, attempts = account_of(places), list[datetime]()
+    for minute in range(0, 7 * 24 * 60, 5):
+        now, peace = NOW + timedelta(minutes=minute), peace_at(places, minute)
+        if not is_left_alone(peace, account, now):
+            attempts.append(now)
+            peace.note(account, refusal(), now)
+    assert 7 <= len(attempts) <= 8
+    assert all(later - first >= timedelta(hours=24) for first, later in zip(attempts, attempts[2:], strict=False))
+
+
+def test_another_login_begins_with_a_short_rest(places: Places) -> None:
+    for _ in range(3):
+        peace_at(places).note(account_of(places), refusal(), NOW)
+    other = account_of(places, "other\n")
+    peace_at(places).note(other, refusal(), NOW)
+    assert not is_left_alone(peace_at(places), other, NOW + 1.25 * WRONG_PAUSES[0])
+
+
+def test_a_memory_of_an_earlier_version_counts_as_one(places: Places) -> None:
+    account = account_of(places)
+    peace_at(places).note(account, refusal(), NOW)
+    told = json.loads(places.account_rest.read_bytes())
+    del told["times"]
+    places.account_rest.write_text(json.dumps(told))
+    assert is_left_alone(peace_at(places), account, NOW)
 
 
 def test_a_new_password_is_tried_at_once_and_the_same_one_is_not(places: Places) -> None:
