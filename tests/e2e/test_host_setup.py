@@ -171,6 +171,7 @@ def test_from_nothing_to_a_client_then_newer_in_place_while_a_program_runs(clien
     assert client.proof("ends") == "slow\nslower\n"
     left = "ls -d /opt/pcm /usr/bin/pcmsvc /etc/systemd/system/pcmsvc.service /run/pcm 2>/dev/null || :"
     assert client.host.shell(left) == ""
+    assert client.host.shell("find /usr/share -name '*pcmsvc*'") == ""
 
     back = client.type("sh", "/root/newer.run")
     assert back.returncode == 0, back.stdout + back.stderr

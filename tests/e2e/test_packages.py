@@ -105,6 +105,34 @@ def test_all_three_hold_one_tree_which_is_what_it_says(unpacked: Path, tree: Pat
     assert {f"/opt/pcm/package/{file.path}" for file in release.files} <= set(in_rpm)
 
 
+def test_shells_find_what_completes_the_commands_where_each_distribution_keeps_it(
+    unpacked: Path, tree: Path, client_packages: Built
+) -> None:
+    shared = {
+        *(f"/usr/share/bash-completion/completions/{name}" for name in ("pcmsvc", "pcmapp")),
+        *(f"/usr/share/fish/vendor_completions.d/{name}.fish" for name in ("pcmsvc", "pcmapp")),
+    }
+    debian = shared | {f"/usr/share/zsh/vendor-completions/_{name}" for name in ("pcmsvc", "pcmapp")}
+    for path in debian:
+        leads_to = (unpacked / path.lstrip("/")).readlink()
+        assert (tree / leads_to.relative_to("/opt/pcm/current")).is_file()
+    in_rpm = subprocess.run(
+        ["rpm", "--query", "--package", "--list", client_packages.rpm()], capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    assert shared | {f"/usr/share/zsh/site-functions/_{name}" for name in ("pcmsvc", "pcmapp")} <= set(in_rpm)
+    for name, typed in (("pcmsvc", "ledg"), ("pcmapp", "postp")):
+        for shell in ("bash", "zsh", "fish"):
+            made = tree / "share" / "completions" / f"{name}.{shell}"
+            printed = subprocess.run(
+                [tree / "bin" / name, "completion", shell], capture_output=True, text=True, check=True
+            ).stdout
+            assert made.read_text() == printed
+        asked = f'COMP_WORDS=({name} {typed}); COMP_CWORD=1; _{name}; echo "${{COMPREPLY[@]}}"'
+        loaded = f"source {tree}/share/completions/{name}.bash; {asked}"
+        done = subprocess.run(["bash", "-c", loaded], check=True, capture_output=True, text=True)
+        assert done.stdout.strip().startswith(typed)
+
+
 def test_it_holds_the_client_and_nothing_of_the_site(tree: Path) -> None:
     described = json.loads((tree / "release.json").read_text())
     made_from = {each["name"] for each in described["made_from"]}

@@ -13,6 +13,7 @@ import tarfile
 from pathlib import Path
 
 from pcm.cli.setup_file import with_length
+from pcm.service.installation.layout import completion_links
 from tools.bootstrap import ROOT
 from tools.packages.inputs import Architecture, BuildError
 from tools.packages.tree import LAUNCHED, PACKAGING
@@ -24,7 +25,7 @@ def make_deb(
     tree: Path, work: Path, target: Path, version: str, architecture: Architecture, epoch: int, level: int
 ) -> None:
     """Wrap the tree as a Debian package."""
-    root = _package_root(tree, work / "deb", epoch)
+    root = _package_root(tree, work / "deb", epoch, completion_links(debian=True))
     control = root / "DEBIAN"
     control.mkdir(mode=0o755)
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file() and not path.is_symlink())
@@ -43,7 +44,7 @@ def make_rpm(
     tree: Path, work: Path, target: Path, version: str, architecture: Architecture, epoch: int, level: int
 ) -> None:
     """Wrap the tree as an RPM package."""
-    root = _package_root(tree, work / "rpm-root", epoch)
+    root = _package_root(tree, work / "rpm-root", epoch, completion_links(debian=False))
     top = work / "rpm"
     top.mkdir()
     spec = top / "pcm-client.spec"
@@ -98,7 +99,7 @@ def make_setup(tree: Path, target: Path, version: str, architecture: Architectur
     target.chmod(0o755)
 
 
-def _package_root(tree: Path, root: Path, epoch: int) -> Path:
+def _package_root(tree: Path, root: Path, epoch: int, completions: dict[str, str]) -> Path:
     """The files of a package as they will lie below `/`. The tree's own are hard links: nothing changes them."""
     root.mkdir(mode=0o755, parents=True)
     package = root / "opt" / "pcm" / "package"
@@ -110,6 +111,10 @@ def _package_root(tree: Path, root: Path, epoch: int) -> Path:
         folder.mkdir(parents=True)
     for name in LAUNCHED:
         (programs / name).symlink_to(f"/opt/pcm/current/bin/{name}")
+    for name, leads_to in completions.items():
+        path = root / "usr" / "share" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(leads_to)
     shutil.copyfile(PACKAGING / "systemd" / "pcmsvc.service", units / "pcmsvc.service")
     shutil.copyfile(ROOT / "LICENSE", documents / "copyright")
     for path in (root, *root.rglob("*")):

@@ -6,7 +6,7 @@ computer but certificate authorities. Nothing of it depends on when, where or by
     bin/            python3.11, and the two launchers
     lib/            libraries that the interpreter looks for here alone; `start/`: what the launchers start
     lib/python3.11/ the standard library, pruned; `site-packages/`: wheels and `pcm`, without the site's half
-    share/          the unit, licences
+    share/          the unit, what completes commands in shells, licences
     release.json    what this is, what it was made from, and every file's hash (`pcm.service.installation.release` reads it)
 
 Modules are compiled beforehand, so that nothing is ever written here: `pcmsvc check` would name it.
@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -74,6 +75,7 @@ def build_tree(tree: Path, version: str, architecture: Architecture, compiler: P
         _unpack_wheel(each.path, packages)
     _place_code(packages / "pcm", version)
     _place_launchers(tree)
+    _place_completions(tree)
     _require_libraries(tree)
     _compile(tree, version, compiler)
     _normalise(tree)
@@ -148,6 +150,16 @@ def _place_launchers(tree: Path) -> None:
     shutil.copyfile(PACKAGING / "systemd" / "pcmsvc.service", tree / "share" / "pcmsvc.service")
 
 
+def _place_completions(tree: Path) -> None:
+    """As the commands of this very source print them; the tree's own interpreter may be of another architecture."""
+    folder = tree / "share" / "completions"
+    folder.mkdir()
+    for name, module in LAUNCHED.items():
+        for shell in ("bash", "zsh", "fish"):
+            text = _run([sys.executable, "-B", "-m", module, "completion", shell], {"PYTHONPATH": str(ROOT / "src")})
+            (folder / f"{name}.{shell}").write_text(text)
+
+
 def _require_libraries(tree: Path) -> None:
     """Refuse a tree in which something needs a library that is neither here nor every computer's."""
     present = {path.name for path in (tree / "lib").glob("*.so.*")}
@@ -175,7 +187,7 @@ def _compile(tree: Path, version: str, compiler: Path | None) -> None:
     # in one process, one order, and with one order of sets: all of these decide over the bytes that are written
     command = [str(compiler or tree / "bin" / f"python{PYTHON}"), "-B", "-s", "-S", "-m", "compileall", "-q", "-f"]
     command += ["--invalidation-mode", "unchecked-hash", "-s", str(tree), "-p", f"/opt/pcm/versions/{version}"]
-    _run([*command, str(tree / "lib")], hash_seed="0")
+    _run([*command, str(tree / "lib")], {"PYTHONHASHSEED": "0"})
 
 
 def _normalise(tree: Path) -> None:
@@ -220,10 +232,8 @@ def interpreter_for_here(folder: Path) -> Path:
     return unpacked / "usr" / "bin" / f"python{PYTHON}"
 
 
-def _run(command: list[str], hash_seed: str | None = None) -> str:
-    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
-    if hash_seed is not None:
-        environment["PYTHONHASHSEED"] = hash_seed
+def _run(command: list[str], more: dict[str, str] | None = None) -> str:
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **(more or {})}
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         raise BuildError(f"`{' '.join(command)}` failed:\n{answer.stdout}{answer.stderr}")

@@ -32,7 +32,11 @@ _pcmapp() {
         compadd -- ${(f)"$(pcmapp names ${words[2]} 2>/dev/null)"}
     fi
 }
-compdef _pcmapp pcmapp
+if [ "${funcstack[1]}" = _pcmapp ]; then  # loaded by zsh itself, from a folder of completions
+    _pcmapp "$@"
+else
+    compdef _pcmapp pcmapp
+fi
 """
 _FISH = """\
 complete -c pcmapp -f

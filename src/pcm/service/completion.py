@@ -37,7 +37,11 @@ _pcmsvc() {
     compadd -- ${=known}
     if (( CURRENT > 2 )); then _files; fi
 }
-compdef _pcmsvc pcmsvc
+if [ "${funcstack[1]}" = _pcmsvc ]; then  # loaded by zsh itself, from a folder of completions
+    _pcmsvc "$@"
+else
+    compdef _pcmsvc pcmsvc
+fi
 """
 
 

@@ -268,6 +268,40 @@ def test_a_foreign_file_under_our_name_is_named_and_not_touched(computer: tuple[
     assert host.layout.own_unit.read_text().startswith("[Service]")
 
 
+@pytest.mark.parametrize(("debian", "zsh"), [(True, "vendor-completions"), (False, "site-functions")])
+def test_shells_find_what_completes_the_commands_of_the_version_in_use(
+    computer: tuple[Host, RememberedComputer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, debian: bool, zsh: str
+) -> None:
+    host, _ = computer
+    if debian:
+        (host.layout.root / "etc" / "debian_version").touch()
+    made = [f"share/completions/{name}.{shell}" for name in ("pcmsvc", "pcmapp") for shell in ("bash", "zsh", "fish")]
+    make_tree(tmp_path / "with", "1.0", dict.fromkeys(made, b"complete\n"))
+    come_from(monkeypatch, tmp_path / "with")
+    shared = host.layout.root / "usr" / "share"
+    foreign = shared / "bash-completion" / "completions" / "pcmapp"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("somebody's own\n")
+    before = os.umask(0o077)  # as the setup has it
+    try:
+        install(host, Wish(), clock, quiet)
+    finally:
+        os.umask(before)
+    assert unmet(host) == set()
+    for name in (f"zsh/{zsh}/_pcmsvc", "fish/vendor_completions.d/pcmapp.fish", "bash-completion/completions/pcmsvc"):
+        path = shared / name
+        assert (host.layout.root / str(path.readlink()).lstrip("/")).read_text() == "complete\n"
+        assert {each.stat().st_mode & 0o777 for each in path.parents if each.is_relative_to(shared)} == {0o755}
+    assert foreign.read_text() == "somebody's own\n"
+    (shared / "fish/vendor_completions.d/pcmapp.fish").unlink()
+    assert unmet(host) == {"commands"}
+    repair(host, quiet)
+    assert unmet(host) == set()
+    remove(host, clock, quiet)
+    assert [path for path in shared.rglob("*") if not path.is_dir()] == [foreign]
+    assert not (shared / "fish").exists()
+
+
 def test_a_masked_service_is_named(computer: tuple[Host, RememberedComputer]) -> None:
     host, _ = computer
     install(host, Wish(), clock, quiet)

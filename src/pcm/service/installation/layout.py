@@ -69,6 +69,14 @@ class Layout(NamedTuple):
         return {self.root / "usr" / "bin" / name: f"/opt/pcm/current/bin/{name}" for name in COMMANDS}
 
     @property
+    def completions(self) -> dict[Path, str]:
+        """Links by which shells find what completes the commands, in the folders of this distribution."""
+        debian = (self.root / "etc" / "debian_version").exists()
+        return {
+            self.root / "usr" / "share" / name: leads_to for name, leads_to in completion_links(debian=debian).items()
+        }
+
+    @property
     def packaged_unit(self) -> Path:
         """The service's definition, where the system's own packages put it."""
         return self.root / "usr" / "lib" / "systemd" / "system" / SERVICE
@@ -87,6 +95,18 @@ class Layout(NamedTuple):
         if _VERSION.fullmatch(version) is None or ".." in version:
             raise RequestError(f"{version[:60]!r} is no version.", code="request.version")
         return self.versions / version
+
+
+def completion_links(*, debian: bool) -> dict[str, str]:
+    """Below `/usr/share`: where bash, zsh and fish look for completions, and what is there. Only zsh's folder differs."""
+    zsh = "zsh/vendor-completions" if debian else "zsh/site-functions"
+    made = "/opt/pcm/current/share/completions"
+    found = {}
+    for name in COMMANDS:
+        found[f"bash-completion/completions/{name}"] = f"{made}/{name}.bash"
+        found[f"{zsh}/_{name}"] = f"{made}/{name}.zsh"
+        found[f"fish/vendor_completions.d/{name}.fish"] = f"{made}/{name}.fish"
+    return found
 
 
 def own_tree() -> Path | None:

@@ -14,13 +14,12 @@ from typing import NamedTuple
 from pcm.model.errors import MachineError, PcmError
 from pcm.protocol.local import Requirement
 from pcm.service.configuration import load_configuration
-from pcm.service.installation import pinned_files
+from pcm.service.installation import links, pinned_files
 from pcm.service.installation.layout import (
     COMMANDS,
     SERVICE,
     Layout,
     current_version,
-    link,
     own_tree,
     place,
     read_own_release,
@@ -83,9 +82,9 @@ def measures(host: Host, *, start: bool = True) -> list[Measure]:
         ),
         Measure(
             "commands",
-            " and ".join(COMMANDS) + " lead to the version in use",
-            lambda: _command_problems(host.layout),
-            lambda: _mend_commands(host.layout),
+            " and ".join(COMMANDS) + " lead to the version in use, and shells can complete them",
+            lambda: links.problems(host.layout),
+            lambda: links.mend(host.layout),
         ),
         Measure(
             "network account",
@@ -206,24 +205,6 @@ def _mend_program(host: Host) -> None:
         raise storing_error(error, tree) from error
     if own is not None and own[0] != tree and own[1].version == tree.name:
         place(host.layout, *own)
-
-
-def _command_problems(layout: Layout) -> list[str]:
-    problems = []
-    for path, leads_to in layout.commands.items():
-        if not path.is_symlink() or str(path.readlink()) != leads_to:
-            problems.append(f"{path} does not lead to {leads_to}.")
-    return problems
-
-
-def _mend_commands(layout: Layout) -> None:
-    for path, leads_to in layout.commands.items():
-        if path.exists() and not path.is_symlink():
-            raise MachineError(
-                f"{path} is a file of something else; move it away, then run this again.", code="conflict"
-            )
-        if not path.is_symlink() or str(path.readlink()) != leads_to:
-            link(path, leads_to)
 
 
 # ---- account and folders

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pcm.model.errors import MachineError, PcmError, RequestError
-from pcm.service.installation import trials
+from pcm.service.installation import links, trials
 from pcm.service.installation.install import require_rights
 from pcm.service.installation.layout import SERVICE, WATCH
 from pcm.service.installation.measures import MARK, NETWORK_ACCOUNT, Host
@@ -69,7 +69,7 @@ def remove(
         done("the service does not start with the computer any more")
     _remove_unit(host, done)
     if not keep_program:
-        _remove_commands(host, done)
+        links.remove(host.layout, done)
     _delete(host.places.runtime)
     if purge:
         for folder in (host.places.state, host.places.config):
@@ -141,13 +141,6 @@ def _stop_service(host: Host, clock: Callable[[], datetime], done: Callable[[str
         time.sleep(_LOOK_EVERY_S)
     if was_active:
         done("the service was stopped")
-
-
-def _remove_commands(host: Host, done: Callable[[str], None]) -> None:
-    for path, leads_to in host.layout.commands.items():
-        if path.is_symlink() and str(path.readlink()) == leads_to:
-            path.unlink()
-            done(f"{path} is gone")
 
 
 def _end_trial(host: Host, done: Callable[[str], None]) -> None:
