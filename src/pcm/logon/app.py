@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pcm.logon.folder import LogonFolder
 from pcm.logon.leases import Leases
+from pcm.logon.peers import PeerBook
 from pcm.logon.wakes import Wakes
 from pcm.model.errors import PcmError, RequestError, StoreError, TrustError
 from pcm.protocol import enrolment, report
@@ -37,6 +38,7 @@ RECEIVE_S = 10.0  # for a whole body
 _CLIENT_PATH = re.compile(r"clients/([0-9a-f]{32})/([0-9a-z.]{1,100})\Z")
 _KNOWN = re.compile(rb"known=([0-9a-f]{1,64})\Z")
 WAKE = "wake"  # a client's waiting place; `pcm-wake` says for how long, in seconds
+PEERS = "peers"  # which other clients can be asked for content
 _ROOT_PATH = re.compile(r"roots/[1-9][0-9]{0,15}\.root\.json\Z")
 
 
@@ -89,6 +91,7 @@ class LogonApp:
         self._report_sink = report_sink
         self._enrolment_sink = enrolment_sink
         self._wakes = wakes
+        self._peers = PeerBook()
         self._now = now
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -120,8 +123,11 @@ class LogonApp:
             raise RequestError("A client reads its own instructions only.", code="not_allowed")
         if name == WAKE:
             return self._waiting_place(scope, client_id)
+        if name == PEERS:
+            return self._told_peers(scope, client_id)
         if name != "timestamp.json":
             return self._file(path, {"cache-control": "private, max-age=86400"})
+        self._peers.note_poll(client_id, _source(scope), self._now().timestamp())
         etag, content = self._newest(client_id)
         if etag is None:
             raise RequestError("There are no instructions for this client yet.", code="not_found")
@@ -162,6 +168,11 @@ class LogonApp:
 
         return wait
 
+    def _told_peers(self, scope: Scope, client_id: str) -> Response:
+        query = scope.get("query_string", b"")
+        told = self._peers.ask(client_id, _source(scope), query, self._now().timestamp())
+        return Response(told, 200, {"cache-control": "no-store"}, "application/json")
+
     def _root_file(self, path: str) -> Response:
         return self._file(path, {"cache-control": "public, max-age=86400"})
 
@@ -187,8 +198,7 @@ class LogonApp:
         key = read_public_key(asked.public_key.encode())
         client_id = client_id_of(key)
         self._sender(scope, path, body, lambda keyid: key if keyid == client_id else None)
-        came_from = scope.get("client") or ("",)
-        return _json(await self._enrolment_sink(asked, client_id, str(came_from[0])))
+        return _json(await self._enrolment_sink(asked, client_id, _source(scope)))
 
     def _sender(self, scope: Scope, path: str, body: bytes | None, key_of: KeyOf) -> str:
         query = scope.get("query_string", b"")
@@ -283,6 +293,11 @@ def _json(answer: Answer) -> Response:
     if answer.retry_after_s:
         headers["retry-after"] = str(answer.retry_after_s)
     return Response(answer.body, answer.status, headers, "application/json")
+
+
+def _source(scope: Scope) -> str:
+    """The network address that a request came from, as far as it is known."""
+    return str((scope.get("client") or ("",))[0])
 
 
 def _header(scope: Scope, name: bytes) -> str:

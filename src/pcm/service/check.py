@@ -131,6 +131,7 @@ class Check:
         sent = self._report(asked)
         look_again = self._restart()
         it.state.touch(inbox.LAST_CHECK, it.clock())
+        self._settle_peers()
         problem = asked.error if late is None else TrustError(late.reason, code=late.code)
         next_check_s = min(self._pause(plan, asked), look_again)
         if it.places.trial.exists():
@@ -209,6 +210,15 @@ class Check:
 
         for changed in reconcile(self._context()):
             self._it.say(f"{changed}: what was left open is settled.")
+
+    def _settle_peers(self) -> None:
+        """A server for peers, or none, as the site wants it."""
+        header = inbox.read_header(self._it.state)
+        wanted = header is not None and header.content.peers
+        if wanted or (self._it.places.runtime / "peers").exists():
+            from pcm.service.peer_fetching import settle_server  # noqa: PLC0415 - where the site wants it
+
+            settle_server(self._it, header.content if header else None)
 
     def _settle_restart(self) -> int | None:
         """Look what came of the restart that was wanted; seconds to wait if this computer is on its way down."""

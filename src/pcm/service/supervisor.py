@@ -27,6 +27,7 @@ import sys
 from pcm.service.admission import Admission
 from pcm.service.check_process import CheckProcess, Said
 from pcm.service.machine import addresses, logons, resident
+from pcm.service.peer_door import PeerDoor
 from pcm.service.surroundings import Alarms, Clocks, Occasions, Wishes
 
 TYPE_CHECKING = False
@@ -94,6 +95,7 @@ class Supervisor:
         self._answers = 0
         self._stopping = False
         self._listener: _socket.socket | None = None
+        self._peers = PeerDoor(runtime, self._watch, self._forget, _say)
 
     def run(self) -> int:
         """Serve until told to stop. Returns the exit code."""
@@ -104,6 +106,7 @@ class Supervisor:
         self._hear_signals()
         notify(b"READY=1\nSTATUS=Waiting for the next check")
         self._hear_network()
+        self._peers.look(checking=False)
         while not self._stopping:
             now = self._clock.boot()
             self._notice_logons(now)
@@ -235,6 +238,7 @@ class Supervisor:
     def _hear(self) -> None:
         if self._check is not None and not self._check.hear():
             self._forget(self._check.output)
+        self._peers.look(checking=True)
 
     def _checked(self) -> None:
         check = self._check
@@ -244,6 +248,7 @@ class Supervisor:
         self._forget(check.output)
         self._check = None
         said = check.finish()
+        self._peers.look(checking=False)
         self._awaited, self._contact = said.logon, said.contact
         self._alarms.judge(news=said.news)
         self._wait_at_server(said)
@@ -339,6 +344,7 @@ class Supervisor:
             if os.path.lexists(path):
                 os.unlink(path)  # noqa: PTH108 - pathlib costs a megabyte
         self._leave_server()
+        self._peers.stop()
         if self._check is not None:
             self._check.signal(resident.SIGTERM)
         end = self._clock.boot() + STOP_S
