@@ -292,9 +292,11 @@ def _closed_for(state: State, run: RunRecord) -> list[local.WhyLine]:
     """What was in the way of a run, and was closed."""
     details = [step.detail for step in History(state).steps(run.run) if step.step == "close_blocking"]
     closed = ", ".join(name for detail in details for name in detail.get("closed", ()))
-    return (
-        [local.WhyLine("run", f"Before run {run.attempt}, what was in its way was closed: {closed}.")] if closed else []
-    )
+    beside = ", ".join(name for detail in details if detail.get("forced") for name in detail.get("left", ()))
+    text = f"Before run {run.attempt}, what was in its way was closed: {closed}."
+    if beside:
+        text += f" It came back each time; the run was overdue, and went on beside it: {beside}."
+    return [local.WhyLine("run", text, holds=not beside, code="blocking.forced" if beside else "")] if closed else []
 
 
 def _attempt(run: RunRecord) -> local.WhyLine:

@@ -7,19 +7,21 @@ import subprocess
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pcm.model.assignment import State as Stage
 from pcm.model.detection import FileDetection
 from pcm.model.facts import Facts
-from pcm.model.instruction import Notify
+from pcm.model.instruction import Deferral, Notify
 from pcm.model.program import Program
 from pcm.service import views
 from pcm.service.asking import Asker
 from pcm.service.machine.linux.blocking import processes_named
 from pcm.service.outlook import Outlook
 from pcm.service.records import InstructionRecord, StepRecord
+from pcm.service.steps.close_blocking import MOST_FIGHTS
 from tests.integration.service_engine.trivial import BLOCKER, CLIENT, Client, wait_for
 
 Begin = Callable[[str], subprocess.Popen[bytes]]
@@ -139,6 +141,50 @@ def test_what_comes_back_each_time_is_not_fought_for_ever(client: Client, begin:
     )
     assert record.not_before is not None
     assert "started again each time" in record.reason
+
+
+def test_q160853_what_comes_back_each_time_holds_overdue_work_up_no_longer_than_is_promised(
+    client: Client, begin: Begin
+) -> None:
+    """A user who starts a program of that name again and again gains time until the deadline, and a few tries more."""
+    blocker = begin(COMES_BACK)
+    wait_for(lambda: Path(f"{blocker.args[0]}.{blocker.pid}").exists())  # type: ignore[index,str-bytes-safe]
+    due = client.now() + timedelta(minutes=10)
+    mandatory = client.instruction(
+        blocking_policy="close",
+        notify=Notify(countdown_s=5),
+        deferral=Deferral(times=1, max_s=600),
+        mandatory_after=due,
+    )
+    client.check(mandatory)
+    assert client.counted() == 0
+    codes = []
+    for _ in range(MOST_FIGHTS + 1):
+        client.shift += timedelta(hours=1)
+        client.check()
+        codes.append((only(client).code, client.counted()))
+    waits, runs = codes[: MOST_FIGHTS - 1], codes[MOST_FIGHTS - 1 :]
+    assert {count for _, count in waits} == {0}, codes
+    assert {count for _, count in runs} == {1}, codes
+    assert only(client).state is Stage.SUCCEEDED
+    assert steps(client)[-1].detail["forced"] is True
+    said = [outcome.code for _, outcome in client.context.journal.unreported()]
+    assert said.count("blocking.forced") == 1
+    outlook = Outlook(client.state, client.machine, CLIENT, Facts(host_name="host", platform="linux-x86_64"))
+    told = views.explain(client.state, outlook, Asker(0, "root"), only(client).id, client.now()).lines
+    assert any(line.code == "blocking.forced" and "went on beside it" in line.text for line in told)
+
+
+def test_before_its_deadline_and_without_one_nothing_runs_beside_what_comes_back(client: Client, begin: Begin) -> None:
+    blocker = begin(COMES_BACK)
+    wait_for(lambda: Path(f"{blocker.args[0]}.{blocker.pid}").exists())  # type: ignore[index,str-bytes-safe]
+    late = Deferral(times=1, max_s=30 * 86_400)
+    policy: dict[str, Any] = {"blocking_policy": "close", "notify": Notify(countdown_s=5), "deferral": late}
+    client.check(client.instruction(mandatory_after=client.now(), **policy))
+    for _ in range(MOST_FIGHTS + 1):
+        client.shift += timedelta(hours=7)
+        client.check()
+    assert (only(client).code, client.counted()) == ("blocking.comes_back", 0)
 
 
 def test_q255284_an_order_that_expires_while_something_is_closed_does_not_run(client: Client, begin: Begin) -> None:
