@@ -75,6 +75,33 @@ unpack() {
     fi
 }
 
+refuse_usage() {
+    say_usage >&2
+    fail 2 "$*"
+}
+
+# every option is this file's own: what it does not know is said here, before anything is unpacked
+read_options() {
+    wants=
+    for argument in "$@"; do
+        if test -n "$wants"; then
+            wants=
+            continue
+        fi
+        case $argument in
+        -h | --help) say_usage && exit 0 ;;
+        --version) echo "$VERSION" && exit 0 ;;
+        --verify) verify_only=yes ;;
+        --kit) own_kit=yes && wants=$argument ;;
+        --kit=*) own_kit=yes ;;
+        --token | --token-file | --trial) wants=$argument ;;
+        --token=* | --token-file=* | --trial=* | --no-trial | --again | --keep-newer | --dry-run | --json) ;;
+        *) refuse_usage "there is no option $argument. Nothing was changed." ;;
+        esac
+    done
+    test -z "$wants" || refuse_usage "$wants wants a value. Nothing was changed."
+}
+
 main() {
     SETUP=$0
     SELF=${0##*/}
@@ -86,14 +113,7 @@ main() {
     umask 077
     verify_only=no
     own_kit=no
-    for argument in "$@"; do
-        case $argument in
-        -h | --help) say_usage && exit 0 ;;
-        --version) echo "$VERSION" && exit 0 ;;
-        --verify) verify_only=yes ;;
-        --kit | --kit=*) own_kit=yes ;;
-        esac
-    done
+    read_options "$@"
     if test "$verify_only" = no; then
         test "$(id -u)" -eq 0 || fail 4 "only an administrator can set the client up. Run it with: sudo sh $SETUP"
         test "$(uname -s)" = Linux || fail 1 "this client is for Linux, and this is $(uname -s)."

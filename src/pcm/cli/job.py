@@ -102,7 +102,8 @@ def _ordering(function: Any) -> Any:
                 "--recurs",
                 "recurrence",
                 metavar="RRULE",
-                help="Again and again, counted from --offer-after: 'FREQ=WEEKLY;BYDAY=SA' (RFC 5545).",
+                help="Again and again, counted from --offer-after: 'FREQ=WEEKLY;BYDAY=SA' (RFC 5545). "
+                "Mandatory jobs only: an optional one is refused.",
             ),
             click.option("--ignore-windows", is_flag=True, help="Run outside maintenance windows too."),
             click.option("--defer-times", type=click.IntRange(0, 100), default=0, help="How often users may postpone."),

@@ -120,3 +120,8 @@ def test_a_parameter_without_a_value_is_a_usage_mistake(pcm: Pcm, tmp_path: Path
     answer = pcm("job", "plan", "jq", "-g", "all", "-p", "MODE", "--site", "http://127.0.0.1:1", "--token-file", token)
     assert answer.code == 2
     assert "NAME=VALUE" in answer.err
+
+
+def test_help_says_before_anybody_tries_that_optional_jobs_do_not_recur(pcm: Pcm) -> None:
+    shown = " ".join(pcm("job", "create", "--help").out.split())
+    assert "Mandatory jobs only: an optional one is refused." in shown
