@@ -6,6 +6,7 @@ an error of ours becomes the state of that one instruction (KB Q168130), and onl
 the rest. It never decides what is due.
 """
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from pcm.model.assignment import State as Stage
-from pcm.model.errors import PcmError
+from pcm.model.errors import MachineError, PcmError
 from pcm.model.program import EACH_USER
 from pcm.protocol.manifest import Manifest
 from pcm.service import faults
@@ -72,6 +73,14 @@ def drain(context: Context, look: Look, stopping: Callable[[], bool] = lambda: F
     Raises:
         StoreError: this computer cannot record what happens.
     """
+    try:
+        return _drain(context, look, stopping)
+    finally:
+        with contextlib.suppress(MachineError):  # then the next start removes it
+            context.machine.remove_spare(context.staging)
+
+
+def _drain(context: Context, look: Look, stopping: Callable[[], bool]) -> Plan:
     sweep(context)  # what a worker left that died before its program began
     others, records = context.state.changed_by_others(), _read(context)
     tried: set[tuple[str, str]] = set()  # and as whom

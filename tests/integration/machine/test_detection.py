@@ -114,7 +114,9 @@ def test_debian_packages_by_version(
 def test_a_command_answers_by_its_exit_code(look: Look, script: str, when: str, found: bool) -> None:
     answer = detect(CommandDetection(["sh", "-c", script], when), look)  # type: ignore[arg-type]
     assert answer.found == found
-    assert list(look.runs.iterdir()) == [], "nothing of it stays"
+    assert [each.name for each in look.runs.iterdir() if not each.name.startswith(".spare")] == [], (
+        "nothing of it stays"
+    )
 
 
 def test_a_command_is_looked_for_in_the_package_first(look: Look) -> None:
@@ -142,7 +144,7 @@ def test_q190135_a_command_without_an_answer_is_never_one(look: Look, script: st
         with pytest.raises(MachineError) as unknown:
             detect(detection, short)
         assert unknown.value.code == "machine.detection"
-    assert list(look.runs.iterdir()) == []
+    assert [each.name for each in look.runs.iterdir() if not each.name.startswith(".spare")] == []
 
 
 @pytest.mark.parametrize(

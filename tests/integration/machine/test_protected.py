@@ -1,5 +1,6 @@
 """Protected folders, durable small files, safe removal, the instance lock (KB Q181118, Q191328, Q189809, Q140928)."""
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -13,8 +14,8 @@ from pcm.model.errors import MachineError, StoreError
 from pcm.service.machine.durable import pinned, set_mode, write_atomically
 from pcm.service.machine.posix.beneath import best_opener, open_by_components, open_by_kernel
 from pcm.service.machine.posix.instance import FileLock
-from pcm.service.machine.posix.protected import check_protected, open_protected
-from pcm.service.machine.posix.removal import remove_tree
+from pcm.service.machine.posix.protected import ProtectedFolder, check_protected, open_protected
+from pcm.service.machine.posix.removal import empty_tree, remove_tree
 
 
 def codes(path: Path) -> list[str]:
@@ -72,6 +73,29 @@ def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "a").chmod(0o770)
     place.chmod(0o702)
     assert codes(place) == ["writable", "writable"]
+
+
+def test_a_folder_that_is_held_is_looked_at_each_time(tmp_path: Path) -> None:
+    place = tmp_path / "a" / "b"
+    place.mkdir(parents=True)
+    with contextlib.closing(ProtectedFolder(place)) as held:
+        first = held.descriptor()
+        assert held.descriptor() == first
+        (tmp_path / "a").chmod(0o777)
+        with pytest.raises(MachineError, match="0777"):
+            held.descriptor()
+        (tmp_path / "a").chmod(0o755)
+        assert os.path.samestat(os.fstat(held.descriptor()), place.stat())
+        (tmp_path / "a").rename(tmp_path / "moved")
+        place.mkdir(parents=True)
+        assert os.path.samestat(os.fstat(held.descriptor()), place.stat()), "the one that bears the name now"
+        (tmp_path / "a").rename(tmp_path / "again")
+        (tmp_path / "a").symlink_to(tmp_path / "again")
+        with pytest.raises(MachineError, match="symbolic link"):
+            held.descriptor()
+        (tmp_path / "a").unlink()
+        with pytest.raises(MachineError, match="cannot be looked at"):
+            held.descriptor()
 
 
 def test_a_file_is_no_folder_to_open(tmp_path: Path) -> None:
@@ -173,6 +197,26 @@ def test_removal_takes_everything_and_follows_nothing(tmp_path: Path, folder: in
     remove_tree(folder, "tree")
     assert not tree.exists()
     assert (outside / "precious").exists()
+
+
+def test_emptying_takes_everything_but_the_folder_itself(tmp_path: Path, folder: int) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").touch()
+    top = tmp_path / "top"
+    (top / "a" / "b").mkdir(parents=True)
+    (top / "a" / "b" / "file").touch()
+    (top / "link").symlink_to(outside)
+    before = top.stat().st_ino
+    empty_tree(folder, "top")
+    assert (list(top.iterdir()), top.stat().st_ino, (outside / "kept").exists()) == ([], before, True)
+    empty_tree(folder, "nothing")
+    (tmp_path / "link").symlink_to(outside)
+    (tmp_path / "file").touch()
+    for name in ("link", "file"):
+        empty_tree(folder, name)
+        assert not os.path.lexists(tmp_path / name), "what is no folder goes itself"
+    assert (outside / "kept").exists()
 
 
 def test_removing_a_link_takes_the_link(tmp_path: Path, folder: int) -> None:

@@ -339,8 +339,7 @@ class Machine(Processes, Protocol):
     def close_processes(self, found: Sequence[Standing], grace_s: float) -> list[Standing]:
         """Ask these very processes to end, and end those that have not within `grace_s` seconds.
 
-        Returns:
-            Those that did not end by themselves.
+        Returns: those that did not end by themselves.
         """
 
     def free_bytes(self, path: Path) -> int:
@@ -359,6 +358,12 @@ class Machine(Processes, Protocol):
             MachineError: `machine.unprotected`, `machine.noexec`, `machine.staging_exists`, `machine.no_access_lists`.
             StoreError: `store.full`.
         """
+
+    def release_staged(self, root: Path, run_id: str) -> None:
+        """Empty a run's package directory, which may serve the next `stage` below `root`. Raises as `remove_staged`."""
+
+    def remove_spare(self, root: Path) -> None:
+        """Remove what `release_staged` kept for a next run below `root`, if there is none. Raises as `remove_staged`."""
 
     def remove_staged(self, root: Path, run_id: str) -> None:
         """Remove a run's package directory, if there is one, and whatever the program left in it.

@@ -32,11 +32,11 @@ def stage(work: Work, context: Context) -> Change | None:
 
 
 def let_go(work: Work, context: Context) -> None:
-    """Remove this run's package directory, if there is one."""
+    """Take away this run's package directory, if there is one; an empty one may be the next run's."""
     if work.staging is not None:
         work.staging.close()
         work.staging = None
-        context.machine.remove_staged(context.staging, work.run_id)
+        context.machine.release_staged(context.staging, work.run_id)
 
 
 def _assemble(work: Work, context: Context) -> None:

@@ -1,6 +1,7 @@
 """A Linux computer as `service.machine.interface.Machine`: one object over the modules beside it.
 
-Serves every step of the service. `service.machine.here` makes it; it holds no state but the chosen back end.
+Serves every step of the service. `service.machine.here` makes it; it holds no state but the chosen back end, and what one run
+leaves to the next.
 """
 
 import os
@@ -42,6 +43,10 @@ class LinuxMachine:
 
     def __init__(self, processes: Processes | None = None) -> None:
         self._chosen = processes
+        self._roots: dict[Path, protected.ProtectedFolder] = {}
+        self._spares: dict[
+            Path, str
+        ] = {}  # below a root: the run whose emptied package directory the next one may have
 
     @property
     def name(self) -> str:
@@ -133,13 +138,34 @@ class LinuxMachine:
         """See `posix.staging.StagingDirectory.create`."""
         from pcm.service.machine.posix.staging import StagingDirectory  # noqa: PLC0415 - only where programs run
 
-        return StagingDirectory.create(root, run_id, reader=None if reader is None else reader.user_id)
+        spare = self._spares.pop(root, "") if reader is None else ""
+        user = None if reader is None else reader.user_id
+        return StagingDirectory.create(self._root(root), run_id, reader=user, instead=spare)
+
+    def release_staged(self, root: Path, run_id: str) -> None:
+        """See `posix.staging.empty_staging`."""
+        from pcm.service.machine.posix.staging import empty_staging  # noqa: PLC0415 - only where programs run
+
+        self.remove_spare(root)
+        if empty_staging(self._root(root), run_id):
+            self._spares[root] = run_id
+
+    def remove_spare(self, root: Path) -> None:
+        """See `posix.staging.remove_staging`."""
+        spare = self._spares.pop(root, "")
+        if spare:
+            self.remove_staged(root, spare)
 
     def remove_staged(self, root: Path, run_id: str) -> None:
         """See `posix.staging.remove_staging`."""
         from pcm.service.machine.posix.staging import remove_staging  # noqa: PLC0415 - only where programs run
 
-        remove_staging(root, run_id)
+        remove_staging(self._root(root), run_id)
+
+    def _root(self, path: Path) -> protected.ProtectedFolder:
+        if path not in self._roots:
+            self._roots[path] = protected.ProtectedFolder(path)
+        return self._roots[path]
 
     def peer_of(self, connection: socket.socket) -> Peer:
         """Ask the kernel who is at the other end (as of its connect)."""

@@ -49,6 +49,44 @@ def open_protected(path: Path) -> int:
             os.close(look)
 
 
+class ProtectedFolder:
+    """A protected folder that is needed again and again: held open, and every name that leads to it looked at anew each time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._names = [str(each) for each in (*reversed(path.parents), path)]
+        self._descriptor = -1
+        self._seen: list[tuple[int, int, int, int]] = []
+
+    def descriptor(self) -> int:
+        """Of the folder, for use as `dir_fd`; it stays this object's own. As `open_protected` in what it refuses, and raises."""
+        if self._descriptor < 0 or os.fstat(self._descriptor).st_nlink == 0 or self._look() != self._seen:
+            self.close()
+            self._descriptor = open_protected(self.path)
+            # if one of the names leads elsewhere by now, the next look finds something else again, and walks
+            self._seen = self._look()
+            here = os.fstat(self._descriptor)
+            self._seen[-1] = (here.st_dev, here.st_ino, here.st_mode, here.st_uid)
+        return self._descriptor
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _look(self) -> list[tuple[int, int, int, int]]:
+        """Which folders stand under the names now, whose they are, and who may change them."""
+        try:
+            found = [os.lstat(name) for name in self._names]
+        except OSError:
+            return [(0, 0, 0, 0)]
+        return [(each.st_dev, each.st_ino, each.st_mode, each.st_uid) for each in found]
+
+
 def _walk(path: Path) -> tuple[int, list[Problem]]:
     if not path.is_absolute() or ".." in path.parts:
         return -1, [Problem(str(path), "relative", f"{path} is not an absolute path.")]

@@ -35,18 +35,39 @@ def remove_tree(folder: int, name: str) -> None:
         MachineError: `machine.remove`, naming what could not be removed; `machine.mounted` for a mount point inside.
     """
     try:
-        _remove(folder, name)
+        top = _enter(folder, name)
+        if top is not None:
+            _remove(top, folder)
     except OSError as error:
-        code = "machine.mounted" if error.errno in {errno.EXDEV, errno.EBUSY} else "machine.remove"
-        reason = "a file system is mounted there" if code == "machine.mounted" else error.strerror
-        raise MachineError(f"{error.filename or name!r} could not be removed: {reason}.", code=code) from error
+        raise _explained(error, name) from error
 
 
-def _remove(folder: int, name: str) -> None:
-    top = _enter(folder, name)
-    if top is None:
+def empty_tree(folder: int, name: str) -> None:
+    """Remove everything in the folder `name` of the open folder, but not that one itself; nothing there is fine.
+
+    Raises:
+        MachineError: as `remove_tree`.
+    """
+    try:
+        _remove(_list(_open_same_mount(folder, name), name), None)
+    except FileNotFoundError:
         return
+    except OSError as error:
+        if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
+            raise _explained(error, name) from error
+        remove_tree(folder, name)  # no folder (any more)
+
+
+def _explained(error: OSError, name: str) -> MachineError:
+    code = "machine.mounted" if error.errno in {errno.EXDEV, errno.EBUSY} else "machine.remove"
+    reason = "a file system is mounted there" if code == "machine.mounted" else error.strerror
+    return MachineError(f"{error.filename or name!r} could not be removed: {reason}.", code=code)
+
+
+def _remove(top: _Level, folder: int | None) -> None:
+    """Remove what is in a level, and the level itself from the open folder, if one is given."""
     levels = [top]
+    name = top.name
     patient_until_s = time.monotonic() + PATIENCE_S
     try:
         while levels:
@@ -58,7 +79,8 @@ def _remove(folder: int, name: str) -> None:
                 continue
             parent = levels[-2].descriptor if len(levels) > 1 else folder
             os.close(levels.pop().descriptor)
-            os.rmdir(level.name, dir_fd=parent)
+            if parent is not None:
+                os.rmdir(level.name, dir_fd=parent)
     finally:
         for level in levels:
             os.close(level.descriptor)
@@ -82,9 +104,15 @@ def _enter(folder: int, name: str) -> _Level | None:
     """Open a subfolder and list it; an empty one, and anything else, is removed at once."""
     if _remove_at_once(folder, name):
         return None
-    descriptor = _open_same_mount(folder, name)
-    with os.scandir(descriptor) as entries:
-        return _Level(descriptor, name, [entry.name for entry in entries])
+    return _list(_open_same_mount(folder, name), name)
+
+
+def _list(descriptor: int, name: str) -> _Level:
+    try:
+        return _Level(descriptor, name, os.listdir(descriptor))
+    except OSError:
+        os.close(descriptor)
+        raise
 
 
 def _remove_at_once(folder: int, name: str) -> bool:

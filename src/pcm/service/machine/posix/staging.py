@@ -8,11 +8,13 @@ A staging directory does not outlive a boot (it is verified before use, and made
 by one.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
@@ -21,8 +23,9 @@ from pcm.model.paths import check_relative_path
 from pcm.service.machine.durable import storing_error, write_all
 from pcm.service.machine.package_directory import StagedFile
 from pcm.service.machine.posix.beneath import Opener, best_opener, open_folder, open_regular, single_name, split_path
-from pcm.service.machine.posix.protected import open_protected
-from pcm.service.machine.posix.removal import remove_tree
+from pcm.service.machine.posix.protected import ProtectedFolder
+from pcm.service.machine.posix.removal import empty_tree, remove_tree
+from pcm.service.machine.posix.spare import is_like_new, take_folder
 
 CHUNK_BYTES = 1 << 20
 
@@ -44,8 +47,19 @@ class StagingDirectory:
         self._made: set[tuple[str, ...]] = set()
 
     @classmethod
-    def create(cls, root: Path, run_id: str, *, reader: int | None = None, opener: Opener | None = None) -> Self:
+    def create(
+        cls,
+        root: Path | ProtectedFolder,
+        run_id: str,
+        *,
+        reader: int | None = None,
+        opener: Opener | None = None,
+        instead: str = "",
+    ) -> Self:
         """Make an empty one below `root`, every ancestor of which is checked.
+
+        Args:
+            instead: run whose emptied directory may become this one's (`empty_staging`), if it is as good as new.
 
         Raises:
             MachineError: `machine.unprotected`; `machine.noexec` if nothing may be run from that file system;
@@ -53,22 +67,29 @@ class StagingDirectory:
             StoreError: `store.full`.
         """
         name = single_name(run_id)
-        parent = open_protected(root)
+        with _held(root) as held:
+            return cls._make(held, name, reader, opener, instead)
+
+    @classmethod
+    def _make(cls, held: ProtectedFolder, name: str, reader: int | None, opener: Opener | None, instead: str) -> Self:
+        parent, path = held.descriptor(), held.path / name
         try:
             if os.fstatvfs(parent).f_flag & os.ST_NOEXEC:
                 raise MachineError(
-                    f"{root} is mounted 'noexec': no program can be started from it. Mount it without, or move the state folder.",
+                    f"{held.path} is mounted 'noexec': no program can be started from it. Mount it without, or move the state "
+                    "folder.",
                     code="machine.noexec",
                 )
+            descriptor = take_folder(parent, instead, name) if instead and reader is None else -1
+            if descriptor >= 0:
+                return cls(path, descriptor, opener=opener)
             os.mkdir(name, 0o700, dir_fd=parent)
             descriptor = open_folder(parent, (name,), opener)
         except FileExistsError:
-            raise MachineError(f"{root / name} is already there.", code="machine.staging_exists") from None
+            raise MachineError(f"{path} is already there.", code="machine.staging_exists") from None
         except OSError as error:
-            raise storing_error(error, root / name) from error
-        finally:
-            os.close(parent)
-        made = cls(root / name, descriptor, reader=reader, opener=opener)
+            raise storing_error(error, path) from error
+        made = cls(path, descriptor, reader=reader, opener=opener)
         try:
             made._own(descriptor, 0o700)
         except BaseException:
@@ -225,18 +246,38 @@ class StagingDirectory:
         return TrustError(f"The staged file {self.path / path} {how}; nothing was run.", code="trust.staging_changed")
 
 
-def remove_staging(root: Path, run_id: str) -> None:
+def remove_staging(root: Path | ProtectedFolder, run_id: str) -> None:
     """Remove a run's staging directory, if there is one; see `posix.removal` for the traps it avoids.
 
     Raises:
         MachineError: `machine.unprotected`, `machine.remove`, `machine.mounted`.
     """
     name = single_name(run_id)
-    parent = open_protected(root)
-    try:
-        remove_tree(parent, name)
-    finally:
-        os.close(parent)
+    with _held(root) as held:
+        remove_tree(held.descriptor(), name)
+
+
+def empty_staging(root: Path | ProtectedFolder, run_id: str) -> bool:
+    """Remove all that is in a run's staging directory. True: what is left of it can become another run's; False: it is gone.
+
+    Raises:
+        MachineError: as `remove_staging`.
+    """
+    name = single_name(run_id)
+    with _held(root) as held:
+        empty_tree(held.descriptor(), name)
+        with contextlib.suppress(FileNotFoundError):
+            if is_like_new(os.lstat(name, dir_fd=held.descriptor())):
+                return True
+        remove_tree(held.descriptor(), name)
+    return False
+
+
+def _held(root: Path | ProtectedFolder) -> AbstractContextManager[ProtectedFolder]:
+    """A folder to work in: one that somebody else holds stays open."""
+    if isinstance(root, ProtectedFolder):
+        return contextlib.nullcontext(root)
+    return contextlib.closing(ProtectedFolder(root))
 
 
 def _check_not_longer(file: StagedFile, length: int) -> None:

@@ -1,7 +1,7 @@
 """Step 10: a folder for temporary files that one run has for itself. Removed once its tree is gone.
 
-A run as system has it inside its own run folder. A run as a user cannot get there, so it has one in /tmp: made exclusively
-under a name with the run's random id, and only then given to the user.
+A run as system has it inside its own run folder; emptied, it may be the next run's (`posix.spare`). A run as a user cannot get
+there, so it has one in /tmp: made exclusively under a name with the run's random id, and only then given to the user.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pcm.model.errors import MachineError
 from pcm.service.machine.durable import storing_error
+from pcm.service.machine.posix import spare
 from pcm.service.machine.posix.removal import remove_tree
 
 _SHARED = Path("/tmp")  # noqa: S108 - the folder below it is made exclusively
@@ -23,6 +24,8 @@ def make_temporary(run_folder: Path, run_id: str, user_id: int, group_id: int) -
         StoreError: `store.full`.
     """
     parent, name = _place(run_folder, run_id, user_id)
+    if user_id == os.geteuid() and _take_over(run_folder, name):
+        return f"{parent}/{name}"
     try:
         folder = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -39,7 +42,7 @@ def make_temporary(run_folder: Path, run_id: str, user_id: int, group_id: int) -
         raise MachineError(f"{parent / name} is there already.", code="machine.run_folder") from None
     except OSError as error:
         raise storing_error(error, parent / name) from error
-    return str(parent / name)
+    return f"{parent}/{name}"
 
 
 def remove_temporary(run_folder: Path, run_id: str, user_id: int) -> None:
@@ -50,11 +53,30 @@ def remove_temporary(run_folder: Path, run_id: str, user_id: int) -> None:
     """
     parent, name = _place(run_folder, run_id, user_id)
     with contextlib.suppress(FileNotFoundError):
-        folder = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        keep = user_id == os.geteuid() and spare.is_ours_alone(run_folder.parent)
+        folder = os.open(run_folder.parent if keep else parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            remove_tree(folder, name)
+            if keep:
+                spare.give_folder(folder, f"{run_folder.name}/{name}", spare.FOLDER)
+            else:
+                remove_tree(folder, name)
         finally:
             os.close(folder)
+
+
+def _take_over(run_folder: Path, name: str) -> bool:
+    """Take the folder that an earlier run has left; False: there is none."""
+    with contextlib.suppress(OSError, MachineError):
+        if spare.is_ours_alone(run_folder.parent):
+            folder = os.open(run_folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                taken = spare.take_folder(folder, spare.FOLDER, f"{run_folder.name}/{name}")
+                if taken >= 0:
+                    os.close(taken)
+                return taken >= 0
+            finally:
+                os.close(folder)
+    return False
 
 
 def _place(run_folder: Path, run_id: str, user_id: int) -> tuple[Path, str]:
