@@ -101,7 +101,7 @@ def test_q172872_each_user_at_their_next_logon_and_once(site: Site, client: Clie
 
     desk.log_on("alice")
     desk.log_on("bob")
-    wait_for(lambda: marks(client, "per-user") == ["alice", "bob"], f"two who are logged on\n{client.log()}", NOTICED_S)
+    wait_for(lambda: marks(client, "per-user") == ["alice", "bob"], "two who are logged on", NOTICED_S, client.log)
     wait_for(lambda: len(site.job(job)["results"]) == 2, "both results at the site")
     for user in ("alice", "bob"):
         found = client.host.shell(
@@ -112,9 +112,7 @@ def test_q172872_each_user_at_their_next_logon_and_once(site: Site, client: Clie
     assert results == {"alice": 0, "bob": 7}
 
     desk.log_on("carol")
-    wait_for(
-        lambda: marks(client, "per-user") == ["alice", "bob", "carol"], f"who comes later\n{client.log()}", NOTICED_S
-    )
+    wait_for(lambda: marks(client, "per-user") == ["alice", "bob", "carol"], "who comes later", NOTICED_S, client.log)
     desk.log_off("alice")
     desk.log_on("alice")
     client.pcmsvc("once", check=False)
@@ -167,7 +165,7 @@ def test_a_users_program_reaches_nothing_of_the_services(site: Site, client: Cli
     site.publish_described(DESCRIBED.format(name="probe", more="", run_as="user"), "probe", files={"setup": probe})
     desk.only("alice")
     job = site.order("probe")
-    wait_for(lambda: _sync(client) and marks(client, "probe"), f"the probe\n{client.log()}", NOTICED_S)
+    wait_for(lambda: _sync(client) and marks(client, "probe"), "the probe", NOTICED_S, client.log)
     (user,) = marks(client, "probe")
     other = "bob" if user != "bob" else "alice"
     client.host.python(
@@ -207,6 +205,7 @@ def test_it_waits_while_somebody_gives_a_talk(site: Site, client: Client, desk: 
     client.host.shell("systemctl stop talk")
     wait_for(
         lambda: _sync(client) and marks(client, "polite") == ["alice", "bob"],
-        f"the talk is over\n{client.log()}",
+        "the talk is over",
         NOTICED_S,
+        client.log,
     )
