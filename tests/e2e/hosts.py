@@ -257,7 +257,7 @@ class Client:
         return self.host.run("/usr/bin/python3", "-m", "pcm.service.main", *arguments, check=check)
 
     def check_soon(self) -> Answer:
-        """Have the service check now, where that takes the host down: it may be on its way before this is typed.
+        """Have the service check now, where that takes it or the host down: they may be on their way before this is typed.
 
         For the service hears by itself of new orders, of who comes and goes, and looks again at what it waits for.
         """
@@ -307,8 +307,8 @@ class Client:
         return path.read_text() if path.exists() else ""
 
     def process(self, lock: str) -> int:
-        """The process that holds a lock of the service, as it is numbered on this computer; 0: it is just being written."""
-        return int(self.host.shell(f"cat /run/pcm/{lock}.lock").strip() or 0)
+        """The process that holds a lock of the service, as it is numbered on this computer."""
+        return int(wait_for(lambda: self.host.shell(f"cat /run/pcm/{lock}.lock").strip(), f"who holds {lock}.lock"))
 
     def log(self) -> str:
         """What the service said since the boot, for messages of failed tests."""

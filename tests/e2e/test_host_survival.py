@@ -160,7 +160,7 @@ def test_a_killed_service_finds_its_program_again(site: Site, client: Client, vi
     before = {lock: client.process(lock) for lock in ("supervisor", "pcmsvc")}
     client.host.shell("kill -9 " + " ".join(str(before[victim]) for victim in victims))
     if "supervisor" in victims:
-        wait_for(lambda: client.process("supervisor") not in (0, before["supervisor"]), "systemd's new supervisor")
+        wait_for(lambda: client.process("supervisor") != before["supervisor"], "systemd's new supervisor")
     assert " running " in client.host.shell("systemctl list-units --no-legend --plain 'pcm-run-*'")
     let_go(client, name)
     assert the_only(client.settle(job), "assignments")["state"] == "succeeded"

@@ -112,7 +112,7 @@ def lab(nspawn_base: Path, client_packages: Built, tmp_path_factory: pytest.Temp
 
 def test_q168463_a_version_whose_service_does_not_start_goes_by_itself(lab: Lab) -> None:
     who, started = lab.client.client_id(), lab.order(DOES_NOT_START)
-    lab.client.pcmsvc("sync")
+    lab.client.check_soon()
     lab.comes_into_use(DOES_NOT_START)
     lab.comes_into_use(source_version())
     lab.trial_ends()
@@ -147,7 +147,7 @@ def test_q168463_a_package_of_such_a_version_leaves_the_one_in_use_and_is_no_tro
 
 def test_q168463_a_version_that_does_not_reach_its_site_goes_although_the_power_fails_meanwhile(lab: Lab) -> None:
     job = lab.order(DOES_NOT_REACH)
-    lab.client.pcmsvc("sync")
+    lab.client.check_soon()
     lab.comes_into_use(DOES_NOT_REACH)
     wait_for(lambda: lab.status().get("update", {}).get("state") == "trial", "the trial", PATIENCE_S)
     assert "is on trial until" in lab.client.pcmsvc("status").stdout
@@ -176,7 +176,7 @@ def test_q168463_a_version_that_does_not_reach_its_site_goes_although_the_power_
 def test_q168463_a_version_that_works_stays_and_the_program_that_brought_it_is_reported(lab: Lab) -> None:
     """By the new version itself: the worker that began it dies, and the program goes on in its own unit."""
     job = lab.order(NEWER, f"touch {PROOF}/held\nwhile ! test -e {PROOF}/go; do sleep 0.05; done\n")
-    lab.client.pcmsvc("sync")
+    lab.client.check_soon()
     wait_for(lab.client.host.path(f"{PROOF}/held").exists, "the end of the setup", PATIENCE_S)
     assert lab.client.version() == NEWER
     worker = lab.client.process("pcmsvc")

@@ -37,7 +37,7 @@ class Resident:
             )
         self.wait_until((client.places.runtime / "pcmsvc.sock").exists)
 
-    def wait_until(self, holds: Callable[[], object], seconds: float = 20.0) -> None:
+    def wait_until(self, holds: Callable[[], object], seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while not holds():
             assert self.process.poll() is None, self.log.read_text()
@@ -58,7 +58,7 @@ class Resident:
     def stop(self) -> int:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @pytest.fixture
