@@ -1,26 +1,21 @@
 """A real transfer process for tests, started as the service starts it but under the account that runs the tests."""
 
-import os
+import socket
 import subprocess
 import sys
 
-from pcm.transport.channel import PipeChannel
+from pcm.transport.channel import SocketChannel
 
 
-def open_process() -> PipeChannel:
-    """Start `python -I -m pcm.transport.transfer` and return the way to it; closing it waits for the process."""
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-m", "pcm.transport.transfer"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-        env={"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"},  # must not matter
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    answers, asks = os.dup(process.stdout.fileno()), os.dup(process.stdin.fileno())
-    process.stdin.close()
-    process.stdout.close()
+def start_process() -> "tuple[subprocess.Popen[bytes], SocketChannel]":
+    """Start `python -I -m pcm.transport.transfer`; closing the way to it waits for the process."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-m", "pcm.transport.transfer"],
+            stdin=theirs.fileno(),
+            env={"http_proxy": "http://127.0.0.1:1", "https_proxy": "http://127.0.0.1:1"},  # must not matter
+        )
 
     def reap() -> None:
         try:
@@ -29,4 +24,9 @@ def open_process() -> PipeChannel:
             process.kill()
             process.wait()
 
-    return PipeChannel(answers, asks, reap)
+    return process, SocketChannel(ours, reap)
+
+
+def open_process() -> SocketChannel:
+    """The way to a fresh process."""
+    return start_process()[1]

@@ -1,12 +1,14 @@
 """Starting the transfer process: the unprivileged network side, under an account of its own.
 
 Serves steps 6, 8 and 12. Started before the rest of a check is imported, so that it is up when the first question is asked. It
-gets no file, no key and no right; `transport.client` speaks with it and believes it nothing.
+gets no key and no right, and files only for reading; `transport.client` speaks with it and believes it nothing.
 """
+
+import socket
 
 from pcm.protocol.enrolment import ClientConfiguration
 from pcm.service.machine.interface import Machine, OwnProgram
-from pcm.transport.channel import PipeChannel
+from pcm.transport.channel import SocketChannel
 from pcm.transport.framing import Settings
 
 
@@ -16,9 +18,9 @@ class TransferStart:
     def __init__(self, machine: Machine, configuration: ClientConfiguration) -> None:
         self._machine = machine
         self._account = configuration.transfer_account
-        self._first: PipeChannel | None = self._spawn()
+        self._first: SocketChannel | None = self._spawn()
 
-    def __call__(self) -> PipeChannel:
+    def __call__(self) -> SocketChannel:
         """The way to a fresh transfer process.
 
         Raises:
@@ -33,10 +35,20 @@ class TransferStart:
             self._first.close()
             self._first = None
 
-    def _spawn(self) -> PipeChannel:
+    def _spawn(self) -> SocketChannel:
         account = self._machine.transfer_account(self._account)
-        child = self._machine.spawn(OwnProgram("pcm.transport.start", account=account, pipes=True))
-        return PipeChannel(child.stdout, child.stdin, child.close)
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                file = theirs.fileno()
+                program = OwnProgram(
+                    "pcm.transport.start", arguments=(str(file),), account=account, kept_descriptors=(file,)
+                )
+                child = self._machine.spawn(program)
+        except BaseException:
+            ours.close()
+            raise
+        return SocketChannel(ours, child.close)
 
 
 def transfer_settings(configuration: ClientConfiguration) -> Settings:

@@ -3,154 +3,44 @@
 Serves step 6 (`service.inbox`, `trust`'s fetcher), step 8 (`steps/fetch`, `content.assembly`) and step 12
 (`service.outbox`). Below it: a `Channel` to a process that `service.machine` starts. It believes that process nothing:
 lines, frames, totals and times are limited here again, and whatever breaks the rules costs the process its channel. It
-parses no HTTP and decodes nothing; that the bytes are the right ones is for `trust` and `content` to find out.
+parses no HTTP and decodes nothing; that the bytes are the right ones is for `trust` and `content` to find out. The process
+gets open files for reading only: everything that is written, this side writes.
 """
 
-import json
+import os
 import time
-from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Protocol, Self
+from collections.abc import Callable, Iterable, Iterator
 
-from pcm.model.errors import TransferError
+from pcm.model.errors import RequestError, TransferError
+from pcm.transport.answers import EXTENT, NO_MORE, Head, parse_head
 from pcm.transport.channel import Channel
+from pcm.transport.conversation import Conversation
 from pcm.transport.framing import (
-    MAX_ANSWER_LINE,
-    MAX_FRAME,
-    Head,
+    MAX_BASES,
+    MAX_UNIT_PACKED,
+    STREAMED,
     Request,
     Settings,
+    Unpacking,
     encode_request,
-    encode_settings,
-    parse_end,
-    parse_head,
-    parse_hello,
-    printable,
+    encode_unpacking,
     transfer_error,
 )
+from pcm.transport.response import Response, append, empty
+from pcm.transport.source import Extent, Fetched, Source
+
+__all__ = ["Response", "Source", "TransferClient", "code_of_status"]
 
 GRACE_S = 5.0  # how much longer than the request's own limit the transfer process may take to say that time is up
-MAX_REASON, MAX_SHOWN = 4096, 200  # of a server's own words: bytes looked at, characters shown
-_TEXTS = ("application/json", "application/problem+json", "text/plain")
-
-
-class Source(Protocol):
-    """Whatever answers requests; `TransferClient` is the one real implementation, over a process or a thread."""
-
-    def fetch(self, request: Request) -> "Response":
-        """See `TransferClient.fetch`."""
-
-
-class Response:
-    """An answer: its status at once, its body as it comes. A context manager; read it to the end or close it.
-
-    Attributes:
-        status: 200, 206 (a range), 304 (not changed), or a 4xx that `fetch` leaves to its caller (400, 409, 422 ...).
-        headers: Names in lower case: etag, content-length, content-type, date, last-modified, retry-after.
-    """
-
-    def __init__(
-        self, conversation: "_Conversation", request: Request, request_id: int, head: Head, deadline: float
-    ) -> None:
-        self._conversation = conversation
-        self._request_id = request_id
-        self._deadline = deadline
-        self._most = request.max_decoded_bytes if request.decode else request.max_bytes
-        self._ended = False
-        self.url = request.url
-        self.status = head.status
-        self.headers = head.headers
-
-    @property
-    def etag(self) -> str | None:
-        """The entity tag, to be sent as If-None-Match the next time."""
-        return self.headers.get("etag")
-
-    def iter_bytes(self) -> Iterator[bytes]:
-        """The body in pieces of at most 1 MiB, as they come.
-
-        Raises:
-            TransferError: the body did not arrive as promised; what came until then may be kept for a resume.
-        """
-        came = 0
-        while not self._ended:
-            try:
-                data = self._next(came)
-            except BaseException:
-                self._ended = True
-                raise
-            came += len(data)
-            if data:
-                yield data
-
-    def _next(self, came: int) -> bytes:
-        """One frame; at the last one, the line after it is read too, and the conversation is free for the next request."""
-        try:
-            length = self._frame_length(came)
-            if length:
-                return self._conversation.read_exactly(length, self._deadline)
-            line = self._conversation.read_line(self._deadline)
-        except BaseException:
-            self._conversation.abandon()
-            raise
-        self._ended = True
-        try:
-            parse_end(line, self._request_id)
-        except TransferError as error:
-            self._conversation.settle(error)
-            raise
-        self._conversation.settle()
-        return b""
-
-    def _frame_length(self, came: int) -> int:
-        length = int.from_bytes(self._conversation.read_exactly(4, self._deadline), "big")
-        if length > MAX_FRAME:
-            raise transfer_error("transfer.protocol", "The transfer process sent too large a frame.")
-        if came + length > self._most:
-            raise transfer_error("transfer.too_long", f"{self.url} sent more than the {self._most} bytes that it may.")
-        return length
-
-    def read(self) -> bytes:
-        """The whole body, at most `max_bytes` (or `max_decoded_bytes`) long.
-
-        Raises:
-            TransferError: as `iter_bytes`.
-        """
-        return b"".join(self.iter_bytes())
-
-    def reason(self) -> str:
-        """What a server that refuses says itself, for people: one line after a colon, or nothing. It changes nothing."""
-        said = b""
-        try:
-            with self:
-                for data in self.iter_bytes():
-                    said += data[:MAX_REASON]
-                    if len(said) > 64 * 1024:
-                        break
-        except TransferError:
-            return ""
-        if not self.headers.get("content-type", "").startswith(_TEXTS):
-            return ""
-        text = printable(_unpack(said[:MAX_REASON].decode("utf-8", "replace")).strip(), MAX_SHOWN)
-        return f": {text}" if text else ""
-
-    def close(self) -> None:
-        """Stop here. A body not read to its end costs the transfer process, which is started again when needed."""
-        if not self._ended:
-            self._ended = True
-            self._conversation.abandon()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+UNPACK_S, UNPACK_RATE = 60.0, 512 * 1024  # what unpacking may take: seconds, and bytes a second besides
+_PROGRESS_S = 0.2
+_IF = ("if-range",)
 
 
 class TransferClient:
     """Fetches by way of a transfer process, one request at a time. Not for several threads at once.
+
+    A `source.ContentSource`.
 
     Args:
         open_channel: Starts a transfer process and returns the way to it. Called at the first request, and again after a
@@ -167,7 +57,7 @@ class TransferClient:
     def __init__(self, open_channel: Callable[[], Channel], settings: Settings = Settings()) -> None:  # noqa: B008 - immutable
         self._open_channel = open_channel
         self._settings = settings
-        self._conversation: _Conversation | None = None
+        self._conversation: Conversation | None = None
         self._count = 0
 
     def fetch(self, request: Request) -> Response:
@@ -192,30 +82,90 @@ class TransferClient:
 
         Raises:
             TransferError: `transfer.unreachable`, `.certificate`, `.timeout`, `.too_slow`, `.too_long`, `.truncated`,
-                `.redirected`, `.protocol` (also: the transfer process itself misbehaves).
+                `.redirected`, `.no_ranges`, `.protocol` (also: the transfer process itself misbehaves).
             RequestError: `request.transfer`: the request cannot be sent as it is.
         """
+        if request.part is not None:
+            request = _going_on(request, os.fstat(request.part).st_size)
         self._count += 1
         asked = encode_request(self._count, request)
         deadline = time.monotonic() + request.total_s + GRACE_S
         conversation = self._ready(deadline)
         conversation.busy = True
-        try:
-            conversation.channel.write(asked, deadline - time.monotonic())
+        with _costing(conversation):
+            if request.part is None:
+                conversation.channel.write(asked, deadline - time.monotonic())
+            else:
+                conversation.channel.send_file(asked, request.part, deadline - time.monotonic())
             line = conversation.read_line(deadline)
-        except BaseException:
+        head = self._head(conversation, line)
+        if head.kept not in (0, request.have):
             conversation.abandon()
-            raise
-        try:
-            head = parse_head(line, self._count)
-        except TransferError as error:
-            conversation.settle(error)  # an error instead of a head is the whole answer
-            raise
+            raise transfer_error("transfer.protocol", "The transfer process goes on from where nobody was.")
         if head.status == 304 and not any(name.lower() == "if-none-match" for name in request.headers):
             # whoever has nothing to compare with is not told 'nothing new': so a server could keep a client still for ever
             conversation.abandon()
             raise transfer_error("transfer.protocol", f"{request.url} says 'not changed' without having been asked.")
+        if request.part is not None and head.status in (200, 206):
+            empty(request.part, head.kept)
         return Response(conversation, request, self._count, head, deadline)
+
+    def fetch_into(self, request: Request, part: int, on_progress: Callable[[int], None] | None = None) -> Fetched:
+        """See `source.ContentSource.fetch_into`."""
+        here = os.fstat(part).st_size
+        if request.length and here >= request.length:
+            empty(part, request.length)
+            return Fetched(206, None, 0, request.total or None)
+        if here > request.max_bytes:
+            here = 0
+        with self.fetch(_going_on(request, here)) as response:
+            if response.status not in (200, 206):
+                if response.status == 304:
+                    return Fetched(304, response.etag, 0, None)
+                raise transfer_error("transfer.truncated", f"{request.url} has nothing at byte {request.offset}.")
+            empty(part, response.kept)
+            came, told = 0, time.monotonic()
+            for data in response.iter_bytes():
+                append(part, data)
+                came += len(data)
+                if on_progress is not None and (now := time.monotonic()) - told >= _PROGRESS_S:
+                    told = now
+                    on_progress(response.kept + came)
+        if on_progress is not None:
+            on_progress(response.kept + came)
+        return Fetched(206 if response.kept else response.status, response.etag, came, response.total)
+
+    def unpack(self, kind: str, packed: Extent, bases: Iterable[Extent], plain_length: int) -> Iterator[bytes]:
+        """See `source.ContentSource.unpack`."""
+        self._count += 1
+        asked = encode_unpacking(self._count, Unpacking(kind, plain_length))
+        if kind not in STREAMED and packed.length > MAX_UNIT_PACKED:
+            raise RequestError(f"A unit of {packed.length} packed bytes is too large.", code="request.transfer")
+        deadline = time.monotonic() + UNPACK_S + (packed.length + plain_length) / UNPACK_RATE
+        conversation = self._ready(deadline)
+        conversation.busy = True
+        with _costing(conversation):
+            conversation.channel.write(asked, deadline - time.monotonic())
+            left = MAX_BASES
+            for number, extent in enumerate(_all_of(packed, bases)):
+                left -= extent.length if number else 0
+                if left < 0:
+                    raise RequestError(f"A unit has more than {MAX_BASES} bytes of bases.", code="request.transfer")
+                stretch = EXTENT.pack(extent.offset, extent.length)
+                conversation.channel.send_file(stretch, extent.descriptor, deadline - time.monotonic())
+            conversation.channel.write(NO_MORE, deadline - time.monotonic())
+            line = conversation.read_line(deadline)
+        head = self._head(conversation, line)
+        # a request that was never sent, for the limits and the name that errors give
+        limits = Request("file:///what-is-unpacked", max_bytes=plain_length)
+        with Response(conversation, limits, self._count, head, deadline) as response:
+            came = 0
+            for data in response.iter_bytes():
+                came += len(data)
+                yield data
+        if came != plain_length:
+            conversation.abandon()
+            raise transfer_error("transfer.protocol", "The transfer process unpacked less than it said.")
 
     def protections(self) -> tuple[str, ...]:
         """Start the transfer process if need be, and ask which protections it has put on itself (see `hardening.harden`).
@@ -231,64 +181,48 @@ class TransferClient:
             self._conversation.abandon()
             self._conversation = None
 
-    def _ready(self, deadline: float) -> "_Conversation":
+    def _ready(self, deadline: float) -> Conversation:
         current = self._conversation
         if current is not None and current.busy:
             current.abandon()
         if current is None or not current.usable:
-            current = self._conversation = _Conversation(self._open_channel())
+            current = self._conversation = Conversation(self._open_channel())
             current.begin(self._settings, deadline)
         return current
 
-
-class _Conversation:
-    """One transfer process's channel with what was read ahead from it."""
-
-    def __init__(self, channel: Channel) -> None:
-        self.channel = channel
-        self.usable = True
-        self.busy = False
-        self.protections: tuple[str, ...] = ()
-        self._buffer = bytearray()
-
-    def begin(self, settings: Settings, deadline: float) -> None:
+    def _head(self, conversation: Conversation, line: bytes) -> Head:
         try:
-            self.channel.write(encode_settings(settings), deadline - time.monotonic())
-            self.protections = parse_hello(self.read_line(deadline))
-        except BaseException:
-            self.abandon()
+            return parse_head(line, self._count)
+        except TransferError as error:
+            conversation.settle(error)  # an error instead of a head is the whole answer
             raise
 
-    def read_exactly(self, count: int, deadline: float) -> bytes:
-        while len(self._buffer) < count:
-            self._fill(deadline)
-        data = bytes(memoryview(self._buffer)[:count])
-        del self._buffer[:count]
-        return data
 
-    def read_line(self, deadline: float) -> bytes:
-        while (end := self._buffer.find(b"\n", 0, MAX_ANSWER_LINE)) < 0:
-            if len(self._buffer) >= MAX_ANSWER_LINE:
-                raise transfer_error("transfer.protocol", "The transfer process sent too long a line.")
-            self._fill(deadline)
-        return self.read_exactly(end + 1, deadline)
+class _costing:  # noqa: N801 - reads as a verb
+    """Whatever goes wrong within costs the conversation."""
 
-    def _fill(self, deadline: float) -> None:
-        data = self.channel.read(256 * 1024, deadline - time.monotonic())
-        if not data:
-            raise transfer_error("transfer.protocol", "The transfer process ended in the middle of an answer.")
-        self._buffer += data
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
 
-    def settle(self, error: TransferError | None = None) -> None:
-        """An answer is complete. After `transfer.protocol`, which may be the process's own fault, it is not asked again."""
-        self.busy = False
-        if error is not None and error.code == "transfer.protocol":
-            self.abandon()
+    def __enter__(self) -> None:
+        pass
 
-    def abandon(self) -> None:
-        if self.usable:
-            self.usable = False
-            self.channel.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._conversation.abandon()
+
+
+def _all_of(packed: Extent, bases: Iterable[Extent]) -> Iterator[Extent]:
+    yield packed
+    yield from bases
+
+
+def _going_on(request: Request, here: int) -> Request:
+    """The request for what is not here yet. Without anything here, there is nothing that could have changed since."""
+    if here:
+        return request._replace(have=here)
+    headers = {name: value for name, value in request.headers.items() if name.lower() not in _IF}
+    return request._replace(have=0, headers=headers)
 
 
 def code_of_status(status: int) -> str | None:
@@ -300,17 +234,3 @@ def code_of_status(status: int) -> str | None:
     if status in (408, 425, 429) or status >= 500:
         return "transfer.server_error"
     return None
-
-
-def _unpack(text: str) -> str:
-    """The human part of a problem in JSON (RFC 9457 `detail` or `title`, or our own `message`) with its code; else the text."""
-    try:
-        problem = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    if not isinstance(problem, dict):
-        return text
-    told = [problem.get(name) for name in ("message", "detail", "title")]
-    message = next((each.rstrip(" .") for each in told if isinstance(each, str) and each.strip()), "")
-    code = problem.get("code")
-    return message + (f" [{code}]" if isinstance(code, str) and code else "") or text

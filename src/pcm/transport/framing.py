@@ -1,17 +1,9 @@
-r"""The lines and frames that the privileged side and the transfer process say to each other.
+"""What the privileged side asks the transfer process, line by line.
 
-Serves steps 6, 8 and 12: between `client` (privileged, asks) and `transfer` (unprivileged, fetches). Both sides import this
-module and neither believes the other: each line has a largest size, each field a type and a range, each frame a largest
-length. It does no I/O, and never raises anything but `TransferError` for what came from the other side.
-
-The conversation, strictly one request at a time:
-
-    asks      {"configure": {...}}\n                                        once, first
-    answers   {"hello": 1, "hardened": [...]}\n                             once
-    asks      {"id": 1, "method": "GET", "url": ..., ...}\n  + body_length bytes
-    answers   {"id": 1, "status": 200, "headers": {...}}\n                  or {"id": 1, "error": code, "message": text}\n
-              (4-byte big-endian length, that many bytes)*, length 0
-              {"id": 1, "ok": true}\n                                       or {"id": 1, "error": code, "message": text}\n
+Serves steps 6, 8 and 12: between `client` (privileged, asks) and `transfer` (unprivileged, fetches); `answers` is the way
+back and shows the whole conversation. Both sides import this module and neither believes the other: each line has a largest
+size, each field a type and a range. It does no I/O, and never raises anything but `TransferError` for what came from the
+other side.
 """
 
 import json
@@ -23,27 +15,10 @@ from typing import Any, NamedTuple
 from pcm.model.errors import RequestError, Retry, TransferError
 
 MAX_ASK_LINE = 64 * 1024  # request lines: a URL, a few headers
-MAX_ANSWER_LINE = 8 * 1024  # head and trailer lines
 MAX_BODY = 16 * 1024 * 1024  # a request's body: reports and enrolments
-MAX_FRAME = 1024 * 1024
 MAX_URL = 8 * 1024
 MAX_LOGIN = 8 * 1024  # characters of an account with its password or keys
 MAX_MESSAGE = 400  # characters of an error message that travels
-KEPT_HEADERS = frozenset(
-    (
-        "content-length",
-        "content-range",
-        "content-type",
-        "date",
-        "etag",
-        "last-modified",
-        "location",
-        "pcm-wake",
-        "retry-after",
-    )
-)
-MAX_HEADER_VALUE = 512
-
 # What can be said about bytes that did not arrive, and whether trying again can help.
 CODES: Mapping[str, Retry] = MappingProxyType(
     {
@@ -56,6 +31,8 @@ CODES: Mapping[str, Retry] = MappingProxyType(
         "transfer.too_long": Retry.ELSEWHERE,
         "transfer.truncated": Retry.ELSEWHERE,
         "transfer.damaged": Retry.ELSEWHERE,
+        "transfer.changed": Retry.ELSEWHERE,
+        "transfer.no_ranges": Retry.ELSEWHERE,
         "transfer.redirected": Retry.ELSEWHERE,
         "transfer.server_error": Retry.ELSEWHERE,
         "transfer.protocol": Retry.ELSEWHERE,
@@ -87,6 +64,12 @@ ACCOUNT_REFUSALS = frozenset(
     )
 )
 
+STREAMED = ("raw", "object", "index")  # in bounded memory whatever their length
+KINDS = (*STREAMED, "zstd", "bsdiff")
+MAX_UNIT = 16 * 1024 * 1024  # plain bytes that one unit of a bundle makes
+MAX_UNIT_PACKED = MAX_UNIT + (MAX_UNIT >> 7) + 64 * 1024
+MAX_BASES = 32 * 1024 * 1024  # bytes that one unit is made from
+
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT"))
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}\Z")  # RFC 9110, section 5.6.2
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\t]{0,4096}\Z")
@@ -104,16 +87,17 @@ class Request(NamedTuple):
         total_s: Seconds for everything, from look-up to last byte.
         min_rate: Bytes a second, averaged over `rate_window_s`, below which the transfer is given up. 0: no such limit.
         answer_s: Seconds within which the first byte of the answer must be there (`total_s` still holds).
-        offset: Resume here: asks for the range that starts at this byte. Status 200 instead of 206 means 'from the start'.
+        offset: Ask for the range that starts at this byte. A server that knows no ranges is read past what comes before it.
         decode: 'zstd': one zstd frame is decoded on the unprivileged side.
         max_decoded_bytes: Largest decoded body in bytes; counts only with `decode`.
         account: For `smb://` alone: the account to log on with (`smb_account.encode_login`). A secret.
-        length: Ask for this many bytes from `offset` on, and no more; 0: to the end. The file may end earlier. A server that
-            knows no ranges (200) is read past what comes before; status 206 is reported then too.
+        length: Ask for this many bytes from `offset` on, and no more; 0: to the end. The file may end earlier.
+        have: So many bytes of that range are here already and need not travel; `Head.kept` tells whether they stay good.
+        total: Length of the whole file when those came, if known; another length now means other bytes.
         max_rate: Bytes a second that may come in, on average over a second; 0: as many as can.
         part: Descriptor of a part file (see `source`) that with `decode` gets the packed bytes as they come. What it has already
             is decoded first, and the rest asked for; status 206 says that it was gone on with, 200 that it was begun anew.
-        total: Length of the whole file when the part was begun, if known; another length means other bytes: begun anew.
+        background: Let everything else on this computer go first, for as long as this transfer process lives.
     """
 
     url: str
@@ -130,9 +114,23 @@ class Request(NamedTuple):
     max_decoded_bytes: int = 0
     account: str | None = None
     length: int = 0
+    have: int = 0
+    total: int = 0
     max_rate: int = 0
     part: int | None = None
-    total: int = 0
+    background: bool = False
+
+
+class Unpacking(NamedTuple):
+    """Something to be decoded that is here already.
+
+    Attributes:
+        kind: One of `KINDS`.
+        plain_length: Exactly how many bytes come out.
+    """
+
+    kind: str
+    plain_length: int
 
 
 class Settings(NamedTuple):
@@ -149,13 +147,6 @@ class Settings(NamedTuple):
     no_proxy: tuple[str, ...] = ()
 
 
-class Head(NamedTuple):
-    """What is known of an answer before its body: status and the kept headers, names in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-
-
 def transfer_error(code: str, message: str) -> TransferError:
     """Make the error for `code`; unknown codes (a compromised process may say anything) become `transfer.protocol`."""
     known = code if code in CODES else "transfer.protocol"
@@ -167,7 +158,8 @@ def printable(text: str, most: int) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:most])
 
 
-def _line(document: Mapping[str, Any]) -> bytes:
+def write_line(document: Mapping[str, Any]) -> bytes:
+    """One JSON object as a line."""
     return json.dumps(document, separators=(",", ":")).encode("ascii") + b"\n"
 
 
@@ -193,7 +185,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
 
 def encode_settings(settings: Settings) -> bytes:
     """The first line of the conversation."""
-    return _line({"configure": {**settings._asdict(), "no_proxy": list(settings.no_proxy)}})
+    return write_line({"configure": {**settings._asdict(), "no_proxy": list(settings.no_proxy)}})
 
 
 def parse_settings(line: bytes) -> Settings:
@@ -229,7 +221,7 @@ def encode_request(request_id: int, request: Request) -> bytes:
     del fields["body"]
     fields["part"] = None if request.part is None else 0  # the descriptor itself comes beside the line
     fields["headers"] = dict(request.headers)
-    line = _line({"id": request_id, "body_length": len(request.body), **fields})
+    line = write_line({"id": request_id, "body_length": len(request.body), **fields})
     if len(line) > MAX_ASK_LINE:
         raise RequestError(
             "This transfer cannot be asked for: its URL and headers are too large.", code="request.transfer"
@@ -253,14 +245,46 @@ def parse_request(line: bytes) -> tuple[int, int, Request]:
         fault = _fault(request)
     except TypeError:
         request, fault = Request(""), "a missing, unknown or wrongly typed field"
-    if fault is None and not (_is_count(request_id) and _is_count(body_length) and body_length <= MAX_BODY):
+    if fault is None and not (is_count(request_id) and is_count(body_length) and body_length <= MAX_BODY):
         fault = "its id or the length of its body"
     if fault:
         raise transfer_error("transfer.protocol", f"The transfer process cannot read this request: {fault}.")
     return int(request_id), int(body_length), request
 
 
-def _is_count(value: object) -> bool:
+def encode_unpacking(request_id: int, unpacking: Unpacking) -> bytes:
+    """The line before the extents.
+
+    Raises:
+        RequestError: `request.transfer`.
+    """
+    if not _can_be(unpacking):
+        raise RequestError(f"This cannot be unpacked: {str(unpacking)[:200]}.", code="request.transfer")
+    return write_line({"unpack": unpacking.kind, "id": request_id, "plain_length": unpacking.plain_length})
+
+
+def parse_unpacking(line: bytes) -> tuple[int, Unpacking] | None:
+    """Read the line before the extents; None: it is the line of a request.
+
+    Raises:
+        TransferError: `transfer.protocol`.
+    """
+    if not line.startswith(b'{"unpack"'):
+        return None
+    given = parse_line(line)
+    request_id, unpacking = given.get("id"), Unpacking(given["unpack"], given.get("plain_length", -1))
+    if not is_count(request_id) or not _can_be(unpacking):
+        raise transfer_error("transfer.protocol", "The transfer process cannot read what it is to unpack.")
+    return int(str(request_id)), unpacking
+
+
+def _can_be(unpacking: Unpacking) -> bool:
+    length = unpacking.plain_length
+    return unpacking.kind in KINDS and is_count(length) and (unpacking.kind in STREAMED or length <= MAX_UNIT)
+
+
+def is_count(value: object) -> bool:
+    """Whether this is a number of bytes that can be reckoned with."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
 
 
@@ -273,7 +297,7 @@ def _fault(request: Request) -> str | None:
     times = (request.total_s, request.rate_window_s, request.answer_s)
     counts = (
         *(request.max_bytes, request.min_rate, request.offset, request.max_decoded_bytes),
-        *(request.length, request.max_rate, request.total, 0 if request.part is None else request.part),
+        *(request.length, request.have, request.total, request.max_rate, 0 if request.part is None else request.part),
     )
     checks = {
         "the URL": isinstance(request.url, str) and len(request.url) <= MAX_URL and bool(_URL.match(request.url)),
@@ -283,12 +307,15 @@ def _fault(request: Request) -> str | None:
         and all(map(_is_header, request.headers.items())),
         "the body": isinstance(request.body, bytes) and len(request.body) <= MAX_BODY,
         "a time limit": all(map(_is_time, times)),
-        "a size limit": all(map(_is_count, counts)),
+        "a size limit": all(map(is_count, counts)),
         "the account": request.account is None
         or (isinstance(request.account, str) and request.url.startswith("smb:") and len(request.account) <= MAX_LOGIN),
         "the encoding": request.decode is None
         or (request.decode == "zstd" and request.offset == 0 and request.length == 0),
+        "the range": (request.method == "GET" or not (request.offset or request.length or request.have or request.part))
+        and (not request.length or request.have < request.length),
         "the part": request.part is None or request.decode is not None,
+        "the priority": isinstance(request.background, bool),
     }
     return next((name for name, holds in checks.items() if not holds), None)
 
@@ -300,85 +327,3 @@ def _is_header(item: tuple[object, object]) -> bool:
         and isinstance(value, str)
         and bool(_HEADER_NAME.match(name) and _HEADER_VALUE.match(value))
     )
-
-
-# ---- answering
-
-
-def encode_hello(hardened: list[str]) -> bytes:
-    """The transfer process's first line: which protections it could put on itself."""
-    return _line({"hello": 1, "hardened": hardened})
-
-
-def parse_hello(line: bytes) -> tuple[str, ...]:
-    """Read the first answer.
-
-    Returns:
-        The names of the protections that hold.
-
-    Raises:
-        TransferError: `transfer.protocol`.
-    """
-    given = parse_line(line)
-    hardened = given.get("hardened")
-    if given.get("hello") != 1 or not isinstance(hardened, list) or len(hardened) > 32:
-        raise transfer_error("transfer.protocol", "The transfer process did not introduce itself.")
-    return tuple(printable(str(name), 40) for name in hardened)
-
-
-def encode_head(request_id: int, head: Head) -> bytes:
-    """The line before the body; headers that nobody asks for stay behind."""
-    kept = {
-        name: printable(value, MAX_HEADER_VALUE)
-        for name, value in head.headers.items()
-        if name in KEPT_HEADERS and value.isascii()
-    }
-    return _line({"id": request_id, "status": head.status, "headers": kept})
-
-
-def encode_end(request_id: int, error: TransferError | None = None) -> bytes:
-    """The line after the body, or instead of everything when nothing could be fetched."""
-    if error is None:
-        return _line({"id": request_id, "ok": True})
-    return _line({"id": request_id, "error": error.code, "message": printable(error.message, MAX_MESSAGE)})
-
-
-def parse_head(line: bytes, request_id: int) -> Head:
-    """Read the line before the body.
-
-    Raises:
-        TransferError: with the code that the transfer process gives, or `transfer.protocol` for nonsense.
-    """
-    given = parse_line(line)
-    _check_turn(given, request_id)
-    status, headers = given.get("status"), given.get("headers")
-    if not _is_count(status) or not 200 <= int(str(status)) <= 599 or not isinstance(headers, dict):
-        raise transfer_error("transfer.protocol", "The transfer process sent a head without a status.")
-    kept = {
-        name: value
-        for name, value in headers.items()
-        if name in KEPT_HEADERS and isinstance(value, str) and len(value) <= MAX_HEADER_VALUE and value.isprintable()
-    }
-    return Head(int(str(status)), kept)
-
-
-def parse_end(line: bytes, request_id: int) -> None:
-    """Read the line after the body; returns when all is well.
-
-    Raises:
-        TransferError: as `parse_head`.
-    """
-    given = parse_line(line)
-    _check_turn(given, request_id)
-    if given.get("ok") is not True:
-        raise transfer_error("transfer.protocol", "The transfer process ended a body without saying how.")
-
-
-def _check_turn(given: Mapping[str, Any], request_id: int) -> None:
-    if given.get("id") != request_id or isinstance(given.get("id"), bool):
-        raise transfer_error("transfer.protocol", "The transfer process answered another question than the one asked.")
-    if "error" in given:
-        code, message = given["error"], given.get("message")
-        if not isinstance(code, str) or not isinstance(message, str):
-            raise transfer_error("transfer.protocol", "The transfer process reported an error without a code.")
-        raise transfer_error(code, message)

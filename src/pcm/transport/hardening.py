@@ -5,6 +5,7 @@ its own. Each protection is tried by itself and reported by name: an old kernel 
 `pcmsvc check` shows it. It protects the computer from whoever takes the process over through a fault in HTTP, TLS or zstd.
 """
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -12,8 +13,11 @@ import struct
 
 MEMORY = 512 * 1024 * 1024  # bytes of address space: Python 40 MB, TLS 10 MB, zstd window 16 MB, and room
 FILES = 64
+NICE = 10
 
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38  # linux/prctl.h
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
+_WHO_PROCESS, _IDLE = 1, 3 << 13  # IOPRIO_WHO_PROCESS, IOPRIO_CLASS_IDLE in linux/ioprio.h
 _SECCOMP_MODE_FILTER = 2
 _ALLOW, _EPERM = 0x7FFF0000, 0x00050001  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with EPERM
 # machine: (AUDIT_ARCH, numbers of execve, execveat, ptrace, process_vm_readv, process_vm_writev, io_uring_setup; then, of its
@@ -48,6 +52,21 @@ def harden() -> list[str]:
     if _forbid_exec(libc):
         held.append("no_exec")
     return sorted(held)
+
+
+def give_way() -> None:
+    """Let all other work on this computer go first, for the rest of this process's life: its processor, then its disk.
+
+    What the system does not offer stays as it is: it is a courtesy.
+    """
+    if os.nice(0) < NICE:
+        os.nice(NICE - os.nice(0))
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    number = _IOPRIO_SET.get(os.uname().machine)
+    if number is not None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.syscall(ctypes.c_long(number), ctypes.c_int(_WHO_PROCESS), ctypes.c_int(0), ctypes.c_int(_IDLE))
 
 
 def _limits() -> list[tuple[str, int, int]]:

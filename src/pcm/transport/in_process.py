@@ -4,22 +4,23 @@ Serves steps 1 and 2 (the administrator program) and tests. The PCM service neve
 networks send runs in a process of its own, without rights.
 """
 
+import contextlib
 import socket
 import threading
 
 from pcm.model.errors import TransferError
-from pcm.transport.channel import PipeChannel
+from pcm.transport.asks import SocketAsks
+from pcm.transport.channel import SocketChannel
 from pcm.transport.client import TransferClient
 from pcm.transport.framing import Settings
-from pcm.transport.transfer import serve
+from pcm.transport.transfer import saying, serve
 
 
-def open_thread() -> PipeChannel:
+def open_thread() -> SocketChannel:
     """Start a thread that serves transfers, and return the way to it; the thread ends when the channel is closed."""
     ours, theirs = socket.socketpair()
     threading.Thread(target=_run, args=(theirs,), name="transfer", daemon=True).start()
-    descriptor = ours.detach()
-    return PipeChannel(descriptor, descriptor)
+    return SocketChannel(ours)
 
 
 def transfer_in_thread(settings: Settings | None = None) -> TransferClient:
@@ -28,8 +29,9 @@ def transfer_in_thread(settings: Settings | None = None) -> TransferClient:
 
 
 def _run(sock: socket.socket) -> None:
-    with sock, sock.makefile("rb") as asks:
+    asks = SocketAsks(sock)
+    with sock, contextlib.closing(asks):
         try:
-            serve(asks, sock.sendall, [])
+            serve(asks, saying(sock), [])
         except (TransferError, ConnectionError):
             return  # the other side has gone or lost its senses; its own error says so

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pcm.content.objects import largest_packed, object_path
 from pcm.model.errors import TransferError, TrustError
 from pcm.model.package import PackageFile
-from pcm.transport.client import Source
 from pcm.transport.framing import Request
 from pcm.transport.locations import parse_location
+from pcm.transport.source import Source
 
 MIN_RATE = 2 * 1024  # bytes a second, below which another server is tried
 BASE_S = 60.0

@@ -1,9 +1,10 @@
 """The time, the rate and the volume of one exchange: pure arithmetic, told the time by its caller.
 
-Serves steps 6, 8 and 12, inside the transfer process: `wire` asks it before and after each single read from a socket. It
-never sleeps and never reads a clock, so that slow servers are tested without waiting for them.
+Serves steps 6, 8 and 12, inside the transfer process: `wire` asks it before and after each single read from a socket. But
+for the brake that it is given, it never sleeps and never reads a clock, so that slow servers are tested without waiting for them.
 """
 
+from pcm.transport.brake import Brake
 from pcm.transport.framing import Request, transfer_error
 
 
@@ -17,10 +18,16 @@ class Pace:
     Args:
         request: Its limits.
         now: Seconds on a monotonic clock at the start.
+        brake: Keeps the request's largest rate; waits, as the one thing here that does.
     """
 
-    def __init__(self, request: Request, now: float) -> None:
+    def __init__(self, request: Request, now: float, brake: Brake | None = None) -> None:
         self._request = request
+        self._brake = brake
+        if brake is not None:
+            brake.rate = request.max_rate
+        # a line that is held back on purpose is not to be called slow
+        self._min_rate = min(request.min_rate, request.max_rate // 2) if request.max_rate else request.min_rate
         self._started = now
         self._deadline = now + request.total_s
         self._window_waited = 0.0
@@ -52,21 +59,38 @@ class Pace:
                     "transfer.timeout", f"The server did not begin to answer within {self._request.answer_s:g} seconds."
                 )
             return min(left, until_answer)
-        if self._request.min_rate:
+        if self._min_rate:
             return min(left, max(self._request.rate_window_s - self._window_waited, 0.001))
         return left
 
-    def record(self, count: int, waited: float) -> None:
-        """Note that a read waited for `waited` seconds and brought `count` bytes (0 also when it timed out).
+    def hold(self, most: int) -> int:
+        """Wait until bytes may be read, and say how many of `most`."""
+        return most if self._brake is None else self._brake.hold(most)
+
+    def spend(self, count: int) -> None:
+        """Note that `count` bytes were read, wherever they come from."""
+        if self._brake is not None:
+            self._brake.spend(count)
+
+    def count(self, count: int) -> None:
+        """Note that `count` bytes came in, without what TLS puts around them.
 
         Raises:
-            TransferError: `transfer.too_slow`, or the code given to `allow`.
+            TransferError: the code given to `allow`.
         """
         self._volume += count
         if self._volume > self._volume_limit:
             raise transfer_error(
                 self._volume_code, f"The server sent more than the {self._volume_limit} bytes that it may."
             )
+
+    def record(self, count: int, waited: float) -> None:
+        """Note that a read waited for `waited` seconds and brought `count` bytes (0 also when it timed out).
+
+        Raises:
+            TransferError: `transfer.too_slow`.
+        """
+        self.spend(count)
         if count:
             self.answered = True
         if not self.answered:
@@ -75,9 +99,9 @@ class Pace:
         self._window_bytes += count
         if self._window_waited >= self._request.rate_window_s:
             rate = self._window_bytes / self._window_waited
-            if rate < self._request.min_rate:
+            if rate < self._min_rate:
                 raise transfer_error(
                     "transfer.too_slow",
-                    f"The server sent {rate:.0f} bytes a second; at least {self._request.min_rate} are asked for.",
+                    f"The server sent {rate:.0f} bytes a second; at least {self._min_rate} are asked for.",
                 )
             self._window_waited, self._window_bytes = 0.0, 0

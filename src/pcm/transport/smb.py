@@ -34,7 +34,9 @@ from smbprotocol.session import Session
 from smbprotocol.tree import TreeConnect
 
 from pcm.model.errors import TransferError
-from pcm.transport.framing import Head, Request, transfer_error
+from pcm.transport.answers import Head
+from pcm.transport.folder import cut_of
+from pcm.transport.framing import Request, transfer_error
 from pcm.transport.kerberos import Kerberos, Ticket
 from pcm.transport.pace import Pace
 from pcm.transport.smb_account import KERBEROS, NTLM, Login, parse_login
@@ -235,7 +237,7 @@ class SmbAnswer:
     def __init__(self, known: _Connected, asked: _Asked, keep: Callable[[], None]) -> None:
         self._asked, self._connection, self._keep = asked, known.connection, keep
         self._file = Open(known.tree(asked.place), "\\".join(asked.place.parts))
-        self._at, self._left, self._finished = asked.request.offset, 0, False
+        self._at, self._left, self._finished = 0, 0, False
         self._ahead = memoryview(b"")
         try:
             self._file.create(
@@ -255,22 +257,23 @@ class SmbAnswer:
         self.head = self._look()
         if self.head.status not in (200, 206) or asked.request.method == "HEAD":
             self._left = 0
-        asked.pace.allow(2 * asked.request.max_bytes + MAX_HEAD)
+        asked.pace.allow(2 * (asked.request.max_bytes + asked.request.offset) + MAX_HEAD)
 
-    def read(self, most: int) -> bytes:
-        """See `web.Answer.read`."""
+    def read_into(self, buffer: memoryview) -> int:
+        """See `ranges.Answer.read_into`."""
         if not self._ahead:
             if self._left == 0:
                 self._finish()
-                return b""
+                return 0
             with _mapped(self._asked, begun=True):
                 self._ahead = memoryview(self._read_on())
-        data = bytes(self._ahead[:most])
-        self._ahead = self._ahead[most:]
-        return data
+        count = min(len(self._ahead), len(buffer))
+        buffer[:count] = self._ahead[:count]
+        self._ahead = self._ahead[count:]
+        return count
 
     def close(self) -> None:
-        """See `web.Answer.close`."""
+        """See `ranges.Answer.close`."""
         if not self._finished:
             self._finished = True
             self._connection.end()
@@ -282,16 +285,15 @@ class SmbAnswer:
         etag = f'"{times}-{file.end_of_file:x}"'
         if {name.lower(): value for name, value in request.headers.items()}.get("if-none-match") == etag:
             return Head(304, {"content-length": "0", "etag": etag})
-        self._left = file.end_of_file - request.offset
-        if self._left < 0:
-            return Head(416, {})
-        head = Head(206 if request.offset else 200, {"content-length": str(self._left), "etag": etag})
-        if request.method != "HEAD" and self._left > request.max_bytes:
+        cut = cut_of(request, file.end_of_file, etag)
+        if cut is None:
+            return Head(416, {"content-range": f"bytes */{file.end_of_file}"})
+        self._at, self._left = cut.first, cut.length
+        if request.method != "HEAD" and cut.too_long_for(request):
             raise transfer_error(
-                "transfer.too_long",
-                f"{place.name} has {self._left} bytes; at most {request.max_bytes} are accepted.",
+                "transfer.too_long", f"{place.name} has {cut.length} bytes; at most {request.max_bytes} are accepted."
             )
-        return head
+        return Head(cut.status, cut.headers)
 
     def _read_on(self) -> bytes:
         window = self._connection.sequence_window

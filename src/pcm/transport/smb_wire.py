@@ -87,14 +87,16 @@ class Wire:
         data = bytearray(count)
         view, came = memoryview(data), 0
         while came < count:
+            most = self.pace.hold(count - came)
             before = time.monotonic()
             self._sock.settimeout(self.pace.timeout(before))
             try:
-                got = self._sock.recv_into(view[came:])
+                got = self._sock.recv_into(view[came:], most)
             except TimeoutError:
                 self.pace.record(0, time.monotonic() - before)
                 continue
             self.pace.record(got, time.monotonic() - before)
+            self.pace.count(got)
             if not got:
                 raise ConnectionResetError("the file server closed the connection")
             came += got

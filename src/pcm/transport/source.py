@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from pcm.transport.client import Response
     from pcm.transport.framing import Request
+    from pcm.transport.response import Response
 
 
 class Extent(NamedTuple):

@@ -1,11 +1,11 @@
 """The transfer process: the unprivileged program that speaks to networks for the PCM service.
 
-Serves steps 6 (instructions), 8 (content) and 12 (status reports): started by `service.machine` under an account of its own
-as `python -I -m pcm.transport.transfer`, it reads requests from standard input and answers on standard output (see
-`framing`), one at a time, until its input ends. It alone parses HTTP, TLS, SMB and zstd; so a fault there is a fault in a process
-that may not write files, start programs or read anything of the service's. It has no key of the client's, verifies no signature
-and decides nothing. It imports only the standard library, zstandard when first asked to decode, and `smb` at the first share; an
-account for shares it has from the question that brings it to its own end.
+Serves steps 6 (instructions), 8 (content) and 12 (status reports): started by `service.machine` under an account of its own as
+`python -I -m pcm.transport.start`, it hears requests and gives answers over one socket (see `answers`), one at a time, until
+its input ends. It alone parses HTTP, TLS, SMB, zstd and patches; so a fault there is a fault in a process that may not write
+files, start programs or read anything of the service's but the open files that come with a question. It has no key of the
+client's, verifies no signature and decides nothing. It imports only the standard library, zstandard when first asked to
+decode, and `smb` at the first share; an account for shares it has from the question that brings it to its own end.
 
 The service imports this module before it gives up its rights in the child. Where the account without rights could not read
 the interpreter's libraries, everything that is usually imported on demand is imported here and then.
@@ -13,39 +13,49 @@ the interpreter's libraries, everything that is usually imported on demand is im
 
 import contextlib
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from pcm.model.errors import TransferError
-from pcm.transport.decoding import DecodedAnswer
+from pcm.transport.answers import FOR_PART, Head, encode_end, encode_head, encode_hello
+from pcm.transport.asks import Asks, SocketAsks
+from pcm.transport.brake import Brake
+from pcm.transport.decoding import Continued, DecodedAnswer, FilePart
 from pcm.transport.folder import open_file
 from pcm.transport.framing import (
     MAX_ASK_LINE,
     Request,
-    encode_end,
-    encode_head,
-    encode_hello,
+    Settings,
+    Unpacking,
     parse_request,
     parse_settings,
+    parse_unpacking,
     transfer_error,
 )
 from pcm.transport.pace import Pace
+from pcm.transport.ranges import Answer, open_range
 from pcm.transport.smb_door import SharesDoor
-from pcm.transport.web import Answer, Web
+from pcm.transport.units import Unpacked
+from pcm.transport.web import Web
 
 PIECE = 128 * 1024  # bytes in a frame
 
+Say = Callable[[bytes, memoryview], None]
+"""Sends both, one after the other, to the privileged side."""
 
-def serve(asks: BinaryIO, answer: Callable[[bytes], None], hardened: list[str]) -> None:
+_NOTHING = memoryview(b"")
+
+
+def serve(asks: Asks, say: Say, hardened: list[str], give_way: Callable[[], None] = lambda: None) -> None:
     """Answer requests until `asks` ends or says something unreadable.
 
     Args:
-        asks: Buffered reader of the privileged side's lines and bodies.
-        answer: Writes all of its bytes to the privileged side.
         hardened: Names of the protections in force, for the first line.
+        give_way: Lets all other work on this computer go first, from now on.
 
     Raises:
         TransferError: `transfer.protocol`: `asks` cannot be read on; the conversation is over.
@@ -53,57 +63,121 @@ def serve(asks: BinaryIO, answer: Callable[[bytes], None], hardened: list[str]) 
     first = asks.readline(MAX_ASK_LINE + 1)
     if not first:
         return
-    web, shares = Web(parse_settings(first)), SharesDoor()
-    answer(encode_hello(hardened))
+    places = _Places(parse_settings(first), give_way)
+    say(encode_hello(hardened), _NOTHING)
     try:
         while line := asks.readline(MAX_ASK_LINE + 1):
+            unpacking = parse_unpacking(line)
+            if unpacking is not None:
+                _unpack(asks, say, *unpacking)
+                continue
             request_id, body_length, request = parse_request(line)
+            if request.part is not None:
+                request = request._replace(part=asks.take_file())
             body = asks.read(body_length)
             if len(body) != body_length:
                 raise transfer_error("transfer.protocol", "The body of a request ended early.")
-            _exchange(web, shares, request_id, request._replace(body=body), answer)
+            try:
+                _exchange(places, request_id, request._replace(body=body), say)
+            finally:
+                if request.part is not None:
+                    os.close(request.part)
     finally:
-        web.close()
-        shares.close()
+        places.close()
 
 
-def _exchange(web: Web, shares: SharesDoor, request_id: int, request: Request, answer: Callable[[bytes], None]) -> None:
+class _Places:
+    """Every kind of server, with what is open to it."""
+
+    def __init__(self, settings: Settings, give_way: Callable[[], None]) -> None:
+        self._web, self._shares, self._brake = Web(settings), SharesDoor(), Brake()
+        self._give_way = give_way
+
+    def open(self, request: Request) -> Answer:
+        if request.background:
+            self._give_way()
+        pace = Pace(request, time.monotonic(), self._brake)
+        if request.url.startswith("file:"):
+            return open_range(request, lambda asked: open_file(asked, pace))
+        if request.url.startswith("smb:"):
+            return open_range(request, lambda asked: self._shares.open(asked, pace))
+        return open_range(request, lambda asked: self._web.open(asked, pace))
+
+    def close(self) -> None:
+        self._web.close()
+        self._shares.close()
+
+
+def _exchange(places: _Places, request_id: int, request: Request, say: Say) -> None:
+    def for_part(data: memoryview) -> None:
+        say((len(data) | FOR_PART).to_bytes(4, "big"), data)
+
     try:
-        opened = _open(web, shares, request)
+        answer = places.open(request)
+        status = answer.head.status
+        if request.decode is not None and request.part is not None and status in (200, 206):
+            # the head goes first: with it the part is cut to what is kept, before anything is appended to it
+            say(encode_head(request_id, answer.head), _NOTHING)
+            here = FilePart(request.part, 0, answer.head.kept)
+            _tell(
+                request_id,
+                say,
+                lambda: DecodedAnswer(answer, request.max_decoded_bytes, Continued(here, answer, for_part)),
+            )
+            return
+        if request.decode is not None and status == 200:
+            answer = DecodedAnswer(answer, request.max_decoded_bytes)
     except TransferError as error:
-        answer(encode_end(request_id, error))
+        say(encode_end(request_id, error), _NOTHING)
         return
+    say(encode_head(request_id, answer.head), _NOTHING)
+    _tell(request_id, say, lambda: answer)
+
+
+class _Body(Protocol):
+    """What is sent."""
+
+    def read_into(self, buffer: memoryview) -> int: ...
+
+    def close(self) -> None: ...
+
+
+def _unpack(asks: Asks, say: Say, request_id: int, unpacking: Unpacking) -> None:
     try:
-        answer(encode_head(request_id, opened.head))
-        failure = _copy(opened, answer)
-    finally:
-        opened.close()
-    answer(bytes(4) + encode_end(request_id, failure))
-
-
-def _open(web: Web, shares: SharesDoor, request: Request) -> Answer:
-    if request.url.startswith("file:"):
-        opened: Answer = open_file(request)
-    elif request.url.startswith("smb:"):
-        opened = shares.open(request, Pace(request, time.monotonic()))
-    else:
-        opened = web.open(request, Pace(request, time.monotonic()))
-    if request.decode is not None and opened.head.status == 200:
-        return DecodedAnswer(opened, request.max_decoded_bytes)
-    return opened
-
-
-def _copy(opened: Answer, answer: Callable[[bytes], None]) -> TransferError | None:
-    """Send the body in frames; an error ends it and is told in the trailer."""
-    try:
-        while data := opened.read(PIECE):
-            answer(len(data).to_bytes(4, "big") + data)
+        unpacked = Unpacked(asks, unpacking)
     except TransferError as error:
-        return error
-    return None
+        if error.code == "transfer.protocol":
+            raise
+        say(encode_end(request_id, error), _NOTHING)
+        return
+    say(encode_head(request_id, Head(200, {})), _NOTHING)
+    _tell(request_id, say, lambda: unpacked)
 
 
-ON_DEMAND = ("zstandard", "ssl", "encodings.idna", "pcm.transport.hardening")
+def _tell(request_id: int, say: Say, opened: Callable[[], _Body]) -> None:
+    """Send the body in frames; an error ends it and is told in the trailer."""
+    failure = None
+    try:
+        body = opened()
+        try:
+            buffer = memoryview(bytearray(PIECE))
+            while count := body.read_into(buffer):
+                say(count.to_bytes(4, "big"), buffer[:count])
+        finally:
+            body.close()
+    except TransferError as error:
+        failure = error
+    say(bytes(4) + encode_end(request_id, failure), _NOTHING)
+
+
+ON_DEMAND = (
+    "zstandard",
+    "ssl",
+    "encodings.idna",
+    "pcm.transport.hardening",
+    "pcm.transport.tls",
+    "pcm.content.unpacking",
+)
 
 
 def open_to_all(paths: Iterable[str]) -> bool:
@@ -119,32 +193,50 @@ if os.geteuid() == 0 and not open_to_all(sys.path):
         __import__("pcm.transport.smb")
 
 
-def main(_arguments: list[str] | None = None) -> int:
-    """Run as a process. Exit code 0: the input ended; 70: the privileged side said something unreadable."""
-    from pcm.transport.hardening import harden  # noqa: PLC0415 - not for `serve` inside another process
+def main(arguments: list[str] | None = None) -> int:
+    """Run as a process.
 
-    asks, answers = os.dup(0), os.dup(1)
+    Args:
+        arguments: The number of the open socket to the privileged side; none: standard input.
+
+    Returns:
+        Exit code 0: the input ended; 70: the privileged side said something unreadable.
+    """
+    from pcm.transport.hardening import give_way, harden  # noqa: PLC0415 - not for `serve` inside another process
+
+    sock = socket.socket(fileno=os.dup(int(arguments[0]) if arguments else 0))
     nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 0)
-    os.dup2(2, 1)  # whatever a library may print must not get between the frames
+    for standard in (0, 1):  # whatever a library may print goes nowhere
+        os.dup2(nothing, standard)
+    if arguments:
+        os.close(int(arguments[0]))
     os.chdir("/")
     hardened = harden()
-
-    def answer(data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(answers, view) :]
-
+    asks = SocketAsks(sock)
     try:
-        serve(os.fdopen(asks, "rb", 64 * 1024), answer, hardened)
+        serve(asks, saying(sock), hardened, give_way)
     except TransferError as error:
         with contextlib.suppress(OSError):  # a log file cannot be written to any more
             sys.stderr.write(f"{error.message}\n")
         return 70
-    except BrokenPipeError:
+    except ConnectionError:
         return 0  # the privileged side has gone; nobody is left to tell
     return 0
 
 
+def saying(sock: socket.socket) -> Say:
+    """What sends over a socket."""
+
+    def say(head: bytes, data: memoryview) -> None:
+        sent = sock.sendmsg((head, data), (), socket.MSG_NOSIGNAL)
+        if sent < len(head):
+            sock.sendall(head[sent:], socket.MSG_NOSIGNAL)
+            sent = len(head)
+        while sent < len(head) + len(data):
+            sent += sock.send(data[sent - len(head) :], socket.MSG_NOSIGNAL)
+
+    return say
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

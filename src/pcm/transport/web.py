@@ -7,33 +7,18 @@ encoding. Connections are kept and used again within the life of the process.
 
 import http.client
 import urllib.parse
-from typing import Protocol
 
 from pcm.model.errors import TransferError
-from pcm.transport.framing import Head, Request, Settings, printable, transfer_error
+from pcm.transport.answers import Head
+from pcm.transport.framing import Request, Settings, printable, transfer_error
 from pcm.transport.pace import Pace
+from pcm.transport.ranges import Answer, check_range, range_field
 from pcm.transport.wire import WatchedConnection, proxy_for, tls_context
 
 MAX_HEAD = 32 * 1024  # status line and headers, all 1xx answers included, and what is read ahead of the body
 MAX_CONNECTIONS = 8
 
 Place = tuple[str, str, int]  # scheme, host, port
-
-
-class Answer(Protocol):
-    """What a server answered: the head at once, the body read by read."""
-
-    head: Head
-
-    def read(self, most: int) -> bytes:
-        """At most `most` bytes as soon as there are any; empty at the end.
-
-        Raises:
-            TransferError: the body did not arrive as promised.
-        """
-
-    def close(self) -> None:
-        """Let go of what is open; a body not read to its end costs the connection."""
 
 
 class Web:
@@ -129,8 +114,9 @@ class Web:
         connection.putrequest(request.method, target, skip_accept_encoding=True)
         connection.putheader("User-Agent", "pcm")
         connection.putheader("Accept-Encoding", "identity")
-        if request.offset:
-            connection.putheader("Range", f"bytes={request.offset}-")
+        wanted = range_field(request)
+        if wanted is not None:
+            connection.putheader("Range", wanted)
         for name, value in request.headers.items():
             connection.putheader(name, value)
         if request.method in ("POST", "PUT"):
@@ -138,13 +124,17 @@ class Web:
         connection.endheaders(request.body if request.method in ("POST", "PUT") else None)
         response = connection.getresponse()
         answer = WebAnswer(self, connection, place, response, request)
-        # Chunked bodies carry up to six bytes of frame for one of content; their content is counted again in `read`.
-        pace.allow(2 * request.max_bytes + MAX_HEAD)
+        # Chunked bodies carry up to six bytes of frame for one of content; their content is counted again in `read_into`.
+        pace.allow(2 * answer.most + MAX_HEAD)
         return answer
 
 
 class WebAnswer:
-    """One HTTP answer; an `Answer`."""
+    """One HTTP answer; an `Answer`.
+
+    Attributes:
+        most: Bytes of body that it may have.
+    """
 
     def __init__(
         self,
@@ -158,19 +148,25 @@ class WebAnswer:
         self._connection = connection
         self._place = place
         self._response = response
-        self._most = request.max_bytes
         self._came = 0
         self._finished = False
         self.head = Head(response.status, {name.lower(): value for name, value in response.getheaders()})
-        self._left = self._check(request)
+        # a whole file instead of a range, of which `ranges.CutOut` reads no more than it needs
+        self._cut = response.status == 200 and bool(request.offset or request.length)
+        self.most = request.max_bytes + (request.offset if self._cut else 0)
+        if response.status == 206:
+            self.most = max(request.max_bytes - request.have, 0)
+        self._promised = self._check(request)
+        counted = response.getheader("content-length") is not None and not response.chunked
+        self._left = self._promised if counted or self._promised == 0 else None
 
-    def read(self, most: int) -> bytes:
-        """See `Answer.read`."""
+    def read_into(self, buffer: memoryview) -> int:
+        """See `Answer.read_into`."""
         if self._left == 0:
             self._finish()
-            return b""
+            return 0
         try:
-            data = self._response.read1(most if self._left is None else min(most, self._left))
+            count = self._read(buffer)
         except (http.client.IncompleteRead, ConnectionError) as error:
             raise self._broken() from error
         except (http.client.HTTPException, ValueError) as error:
@@ -179,16 +175,24 @@ class WebAnswer:
             raise transfer_error(
                 "transfer.truncated", f"The connection broke after {self._came} bytes: {error}."
             ) from error
-        self._came += len(data)
-        if self._came > self._most:
-            raise transfer_error("transfer.too_long", f"The server sent more than the {self._most} bytes that it may.")
+        self._came += count
+        if self._came > self.most:
+            raise transfer_error("transfer.too_long", f"The server sent more than the {self.most} bytes that it may.")
+        if not count and self._promised is not None and self._came != self._promised:
+            raise self._broken()
         if self._left is not None:
-            self._left -= len(data)
-            if not data:
-                raise self._broken()
-        elif not data:
+            self._left -= count
+        elif not count:
             self._finish()
-        return data
+        return count
+
+    def _read(self, buffer: memoryview) -> int:
+        """Read once. Past the response's own accounts where the length is known: whatever has come, and no second copy."""
+        if self._left is not None:
+            return int(self._response.fp.readinto1(buffer[: self._left]))
+        data = self._response.read1(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
     def close(self) -> None:
         """See `Answer.close`."""
@@ -227,20 +231,16 @@ class WebAnswer:
         lengths = set(headers.get_all("content-length", []))
         if len(lengths) > 1 or not all(value.isascii() and value.isdigit() and len(value) < 19 for value in lengths):
             raise transfer_error("transfer.protocol", "The server's Content-Length is not one number.")
-        if (
-            request.offset
-            and status == 206
-            and not headers.get("content-range", "").startswith(f"bytes {request.offset}-")
-        ):
-            raise transfer_error("transfer.protocol", "The server sent another range than the one asked for.")
         if request.method == "HEAD" or status in (204, 304):
             return 0
-        if transfer_encodings or not lengths:
-            return None
-        length = int(lengths.pop())
-        if length > request.max_bytes:
+        length = int(lengths.pop()) if lengths and not transfer_encodings else None
+        if status == 206:
+            promised = check_range(request, self.head)
+            if length not in (None, promised):
+                raise transfer_error("transfer.protocol", "The server's range and its Content-Length are not as long.")
+            length = promised
+        if length is not None and length > self.most and not self._cut:
             raise transfer_error(
-                "transfer.too_long",
-                f"The server wants to send {length} bytes; at most {request.max_bytes} are accepted.",
+                "transfer.too_long", f"The server wants to send {length} bytes; at most {self.most} are accepted."
             )
         return length

@@ -7,23 +7,21 @@ a proxy and does TLS. It never follows anything, and knows nothing of what is fe
 
 import functools
 import http.client
-import io
 import os.path
-import select
 import socket
 import time
 import urllib.parse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pcm.transport.framing import Settings, transfer_error
 from pcm.transport.pace import Pace
+from pcm.transport.watched import WatchedSocket
 
 if TYPE_CHECKING:
     import ssl
 
 CONNECT_S = 10.0
 MAX_PROXY_ANSWER = 8 * 1024
-READ_AHEAD = 8 * 1024  # bytes of a body that may come with the head; larger reads go past the buffer
 
 # where distributions keep the authorities of https as one file: Debian, Fedora and its kin, SUSE, Alpine
 AUTHORITIES = (
@@ -33,80 +31,6 @@ AUTHORITIES = (
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 )
-
-
-class WatchedSocket:
-    """The part of a socket that `http.client` uses, with a `Pace` asked before and told after each read.
-
-    The file made by `makefile` keeps the socket open after `close`, as real sockets do: `http.client` closes the
-    connection while a body that ends with the connection is still being read.
-    """
-
-    def __init__(self, sock: socket.socket, pace: Pace) -> None:
-        self._sock = sock
-        self._closed = False
-        self._readers = 0
-        self.pace = pace
-
-    def makefile(self, mode: str, *_: object) -> io.BufferedReader:
-        """A buffered reader; `mode` is always 'rb' here."""
-        if mode != "rb":
-            raise io.UnsupportedOperation(mode)
-        self._readers += 1
-        return io.BufferedReader(_WatchedReader(self), READ_AHEAD)
-
-    def receive_into(self, buffer: memoryview) -> int:
-        """Read once, waiting in portions that the pace allows."""
-        while True:
-            before = time.monotonic()
-            self._sock.settimeout(self.pace.timeout(before))
-            try:
-                count = self._sock.recv_into(buffer)
-            except TimeoutError:
-                self.pace.record(0, time.monotonic() - before)
-                continue
-            self.pace.record(count, time.monotonic() - before)
-            return count
-
-    def sendall(self, data: Any) -> None:
-        """Send everything within what is left of the time."""
-        self._sock.settimeout(self.pace.timeout(time.monotonic()))
-        self._sock.sendall(data)
-
-    def is_quiet(self) -> bool:
-        """Whether an idle connection can be used again: neither closed by the server nor followed by stray bytes."""
-        poller = select.poll()
-        poller.register(self._sock, select.POLLIN | select.POLLHUP | select.POLLERR)
-        return not poller.poll(0)
-
-    def close(self) -> None:
-        """Close now, or when the last reader is closed."""
-        self._closed = True
-        if not self._readers:
-            self._sock.close()
-
-    def release(self) -> None:
-        """One reader is closed."""
-        self._readers -= 1
-        if self._closed and not self._readers:
-            self._sock.close()
-
-
-class _WatchedReader(io.RawIOBase):
-    def __init__(self, owner: WatchedSocket) -> None:
-        super().__init__()
-        self._owner = owner
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        return self._owner.receive_into(memoryview(buffer))
-
-    def close(self) -> None:
-        if not self.closed:
-            super().close()
-            self._owner.release()
 
 
 class WatchedConnection(http.client.HTTPConnection):
@@ -137,12 +61,14 @@ class WatchedConnection(http.client.HTTPConnection):
             if self._tls is not None:
                 if self._proxy:
                     self._ask_proxy(sock, pace)
-                sock.settimeout(timeout)
-                sock = self._tls.wrap_socket(sock, server_hostname=self.host)
+                from pcm.transport.tls import SecuredSocket  # noqa: PLC0415 - see `tls_context`
+
+                self.watched = SecuredSocket(sock, pace, self._tls, self.host)
+            else:
+                self.watched = WatchedSocket(sock, pace)
         except BaseException:
             sock.close()
             raise
-        self.watched = WatchedSocket(sock, pace)
         self.sock = self.watched
 
     def _ask_proxy(self, sock: socket.socket, pace: Pace) -> None:

@@ -7,9 +7,11 @@ from typing import NamedTuple
 import pytest
 
 from pcm.distribution.app import create_app
-from pcm.transport.client import Response, Source, TransferClient
+from pcm.transport.client import TransferClient
 from pcm.transport.framing import Request
 from pcm.transport.in_process import transfer_in_thread
+from pcm.transport.response import Response
+from pcm.transport.source import Source
 from tests.asgi_server import served
 from tests.samba_server import SambaServer, samba_server
 from tests.transfer_process import open_process

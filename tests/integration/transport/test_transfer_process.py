@@ -26,12 +26,12 @@ from pcm.model.errors import TransferError
 from pcm.service.machine.here import this_machine
 from pcm.service.machine.interface import Account, OwnProgram
 from pcm.testing.hostile_server import HostileServer
-from pcm.transport.channel import PipeChannel
+from pcm.transport.channel import SocketChannel
 from pcm.transport.client import TransferClient
 from pcm.transport.framing import Request, Settings
 from pcm.transport.in_process import transfer_in_thread
 from pcm.transport.transfer import open_to_all
-from tests.transfer_process import open_process
+from tests.transfer_process import open_process, start_process
 
 PROTECTIONS = {
     "file_limit", "memory_limit", "no_core", "no_exec", "no_file_writing", "no_new_privs", "no_new_processes", "not_dumpable",
@@ -102,7 +102,7 @@ def test_it_imports_nothing_that_the_service_keeps_out() -> None:
     )
     usual = {"ssl"}  # http.client imports it where there is one
     if os.geteuid() == 0 and not open_to_all(sys.path):
-        usual |= {"zstandard", "cryptography", "dataclasses"}  # see `ON_DEMAND`; the latter two come with shares
+        usual |= {"zstandard", "cryptography", "dataclasses", "msgspec"}  # see `ON_DEMAND`; the latter two come with shares
     assert set(ast.literal_eval(result.stdout)) <= usual
 
 
@@ -114,14 +114,7 @@ def test_it_ends_when_nobody_asks_any_more() -> None:
 
 
 def started() -> tuple["subprocess.Popen[bytes]", TransferClient]:
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-m", "pcm.transport.transfer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    channel = PipeChannel(os.dup(process.stdout.fileno()), os.dup(process.stdin.fileno()))
-    process.stdin.close()
-    process.stdout.close()
+    process, channel = start_process()
     channels = [channel]
     return process, TransferClient(lambda: channels.pop() if channels else open_process())
 
@@ -159,13 +152,17 @@ def test_a_transfer_process_that_stands_still_is_given_up() -> None:
 
 
 def test_nonsense_from_the_privileged_side_ends_it_with_an_exit_code() -> None:
-    result = subprocess.run(
-        [sys.executable, "-I", "-m", "pcm.transport.transfer"],
-        input=b"hello\n",
-        capture_output=True,
-        timeout=30,
-        check=False,
-    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(b"hello\n")
+        ours.shutdown(socket.SHUT_WR)
+        result = subprocess.run(
+            [sys.executable, "-I", "-m", "pcm.transport.transfer"],
+            stdin=theirs.fileno(),
+            stderr=subprocess.PIPE,
+            timeout=30,
+            check=False,
+        )
     assert result.returncode == 70
     assert b"one JSON object" in result.stderr
 
@@ -400,9 +397,18 @@ def test_prctl_constants_are_this_kernels() -> None:
 def test_it_works_under_an_account_that_may_nothing(tmp_path: Path) -> None:
     """As the service starts it: rights are given up in the child, which may be unable to read its own libraries then."""
 
-    def open_as_nobody() -> PipeChannel:
-        child = this_machine().spawn(OwnProgram("pcm.transport.transfer", account=Account(65533, 65533), pipes=True))
-        return PipeChannel(child.stdout, child.stdin, child.close)
+    def open_as_nobody() -> SocketChannel:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            file = theirs.fileno()
+            program = OwnProgram(
+                "pcm.transport.transfer",
+                arguments=(str(file),),
+                account=Account(65533, 65533),
+                kept_descriptors=(file,),
+            )
+            child = this_machine().spawn(program)
+        return SocketChannel(ours, child.close)
 
     secret = tmp_path / "secret"
     secret.write_bytes(b"only for root")

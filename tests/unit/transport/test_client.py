@@ -1,6 +1,7 @@
 """The privileged side against a transfer process that has been taken over: it may say anything, and gains nothing."""
 
 import json
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pcm.model.errors import TransferError
-from pcm.transport.client import Response, TransferClient, code_of_status
-from pcm.transport.framing import CODES, MAX_FRAME, Request, Settings
+from pcm.transport.answers import MAX_FRAME
+from pcm.transport.client import TransferClient, code_of_status
+from pcm.transport.framing import CODES, Request, Settings
+from pcm.transport.response import Response
 
 REQUEST = Request("http://h/", max_bytes=10_000)
 HELLO = b'{"hello":1,"hardened":["no_exec"]}\n'
@@ -25,22 +28,30 @@ class ScriptedChannel:
         self._pieces = [piece for piece in pieces if piece]
         self._hangs = hangs
         self.written = b""
+        self.files = 0
         self.closed = 0
 
-    def read(self, most: int, timeout_s: float) -> bytes:
+    def read_into(self, buffer: memoryview, timeout_s: float) -> int:
         assert timeout_s <= REQUEST.total_s + 6
         if self._pieces:
-            piece = self._pieces.pop(0)
+            piece, most = self._pieces.pop(0), len(buffer)
+            assert most
             if len(piece) > most:
                 self._pieces.insert(0, piece[most:])
-            return piece[:most]
+            buffer[: len(piece[:most])] = piece[:most]
+            return len(piece[:most])
         if self._hangs:
             raise TransferError("hangs", code="transfer.timeout")
-        return b""
+        return 0
 
     def write(self, data: bytes, timeout_s: float) -> None:
         assert timeout_s > 0
         self.written += data
+
+    def send_file(self, data: bytes, file: int, timeout_s: float) -> None:
+        os.fstat(file)
+        self.files += 1
+        self.write(data, timeout_s)
 
     def close(self) -> None:
         self.closed += 1

@@ -8,20 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pcm.model.errors import RequestError, TransferError
-from pcm.transport.framing import (
-    CODES,
+from pcm.transport.answers import (
     MAX_ANSWER_LINE,
     Head,
-    Request,
-    Settings,
     encode_end,
     encode_head,
     encode_hello,
-    encode_request,
-    encode_settings,
     parse_end,
     parse_head,
     parse_hello,
+)
+from pcm.transport.framing import (
+    CODES,
+    Request,
+    Settings,
+    encode_request,
+    encode_settings,
     parse_request,
     parse_settings,
     transfer_error,
@@ -54,6 +56,8 @@ requests = st.builds(
     length=st.just(0),
     max_rate=st.integers(0, 1 << 40),
     part=st.none(),
+    have=st.just(0),
+    background=st.booleans(),
     total=st.integers(0, 1 << 50),
 )
 

@@ -84,12 +84,12 @@ def test_without_a_minimum_rate_only_the_total_counts() -> None:
 def test_volume_is_limited_with_the_code_that_was_asked_for() -> None:
     p = pace()
     p.allow(10, "transfer.protocol")
-    p.record(10, 0.0)
+    p.count(10)
     with pytest.raises(TransferError) as caught:
-        p.record(1, 0.0)
+        p.count(1)
     assert code_of(caught) == "transfer.protocol"
     p.allow(5)
-    p.record(5, 0.0)
+    p.count(5)
     with pytest.raises(TransferError) as caught:
-        p.record(1, 0.0)
+        p.count(1)
     assert code_of(caught) == "transfer.too_long"

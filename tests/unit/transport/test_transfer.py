@@ -9,13 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pcm.model.errors import TransferError
-from pcm.transport.framing import Request, Settings, encode_request, encode_settings
+from pcm.transport.framing import Request, Settings, encode_request, encode_settings, transfer_error
 from pcm.transport.transfer import serve
+
+
+class Asked(io.BytesIO):
+    """`Asks` that bring no files."""
+
+    def take_file(self) -> int:
+        raise transfer_error("transfer.protocol", "none came")
 
 
 def answers_to(asks: bytes) -> bytes:
     said = bytearray()
-    serve(io.BytesIO(asks), said.extend, ["test"])
+
+    def say(head: bytes, data: memoryview) -> None:
+        said.extend(head)
+        said.extend(data)
+
+    serve(Asked(asks), say, ["test"])
     return bytes(said)
 
 
