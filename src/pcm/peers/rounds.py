@@ -101,14 +101,14 @@ class Rounds:
             StoreError: this disk.
         """
         end = self._now() + most_s
-        while self._left and self._now() < end:
+        while self._left and (began := self._now()) < end:
             self._look()
             if self._bring_own() or self._collect():
                 self._gained = self._now()
             elif self._is_over():
                 break
             else:
-                self._wait()
+                self._wait(began)
         return Gathered(self._files, self._bytes, self._own)
 
     # ---- looking
@@ -220,8 +220,9 @@ class Rounds:
             return True
         return not any(self._others(key) or self._having(key) for key in self._left)
 
-    def _wait(self) -> None:
-        pause = LOOK_S * self._chance.uniform(0.8, 1.2)
-        for peer in {peer for key in self._left for peer in (*self._others(key), *self._having(key))}:
-            self._known[peer].owed_s += pause
-        self._sleep(pause)
+    def _wait(self, began: float) -> None:
+        """Wait, and charge the turn that began then to those that are waited for."""
+        owing = {peer for key in self._left for peer in (*self._others(key), *self._having(key))}
+        self._sleep(LOOK_S * self._chance.uniform(0.8, 1.2))
+        for peer in owing:
+            self._known[peer].owed_s += self._now() - began
