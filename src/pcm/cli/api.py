@@ -95,9 +95,14 @@ class Api:
         """Remove."""
         self._call("DELETE", path, None)
 
-    def upload(self, path: str, pieces: Iterable[bytes], shape: type[T]) -> T:
+    def upload(self, path: str, pieces: Iterable[bytes], shape: type[T], **query: str | int | None) -> T:
         """Send a stream of bytes."""
-        answer: T = self._call("PUT", path, shape, stream=pieces)
+        answer: T = self._call("PUT", path, shape, query=query, stream=pieces)
+        return answer
+
+    def send(self, path: str, pieces: Iterable[bytes], shape: type[T]) -> T:
+        """Send a stream of bytes that is no single thing."""
+        answer: T = self._call("POST", path, shape, stream=pieces)
         return answer
 
     def pages(self, path: str, item: type[T], most: int | None = None, **query: str | int | None) -> Iterator[T]:

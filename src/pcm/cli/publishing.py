@@ -16,16 +16,19 @@ from pcm.cli.show import say
 from pcm.content.objects import PIECE
 from pcm.distribution.packager_memory import PackagerMemory
 from pcm.distribution.publication import Packager
+from pcm.distribution.publish import Started
 from pcm.model.errors import RequestError, TransferError
 from pcm.protocol.admin import KeysStatus, SiteStatus
 from pcm.protocol.admin_packages import (
     ObjectsAnswer,
     ObjectsQuestion,
+    ObjectsStored,
     ObjectStored,
     PackageDetail,
     Publication,
     PublicationAnswer,
     TeamView,
+    UploadState,
 )
 from pcm.trust import ceremony, roots
 from pcm.trust.keyring import Keyring
@@ -50,9 +53,25 @@ class ApiSite:
             missing |= set(self._api.post("/objects/missing", question, ObjectsAnswer).missing)
         return missing
 
-    def upload(self, sha256: str, length: int, packed: Iterable[bytes]) -> None:
+    def started(self, sha256: str) -> Started:
+        """See `Uploader.started`."""
+        state = self._api.get(f"/objects/{sha256}/upload", UploadState)
+        return Started(state.received, state.tail_sha256)
+
+    def upload_small(self, objects: Sequence[tuple[str, bytes]]) -> None:
+        """See `Uploader.upload_small`."""
+        pieces: list[bytes] = []
+        for sha256, packed in objects:
+            pieces += (bytes.fromhex(sha256) + len(packed).to_bytes(8, "big"), packed)
+        body = b"".join(pieces)
+        answer = self._api.send("/objects", (body,), ObjectsStored)
+        if answer.objects != len(objects):
+            raise TransferError(f"The site stored {answer.objects} of {len(objects)} objects.", code="transfer.damaged")
+
+    def upload(self, sha256: str, length: int, packed: Iterable[bytes], offset: int = 0) -> None:
         """See `Uploader.upload`."""
-        stored = self._api.upload(f"/objects/{sha256}", packed, ObjectStored)
+        where = {"offset": offset, "length": length} if offset else {}
+        stored = self._api.upload(f"/objects/{sha256}", packed, ObjectStored, **where)
         if (stored.sha256, stored.length) != (sha256, length):
             raise TransferError(f"The site stored another object than {sha256}.", code="transfer.damaged")
 

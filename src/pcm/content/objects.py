@@ -36,22 +36,25 @@ def largest_packed(length: int) -> int:
     return length + (length >> 7) + 1024
 
 
-def pack(file: BinaryIO, length: int, level: int = LEVEL) -> Iterator[bytes]:
+def pack(file: BinaryIO, length: int, level: int = LEVEL, *, threads: int = 0, piece: int = PIECE) -> Iterator[bytes]:
     """Compress a file into an object: one frame, with the length in its header.
 
     Args:
         file: Read from where it stands to its end.
         length: Exactly how many bytes that are.
+        threads: That compress beside this one; 0: none. The bytes are the same for any number but 0.
+        piece: How much is read, and given, at a time.
 
     Raises:
         StoreError: `store.file_changed`: the file has another length.
     """
     import zstandard  # noqa: PLC0415 - most checks pack and unpack nothing
 
-    packer = zstandard.ZstdCompressor(level=level, write_content_size=True).chunker(size=length, chunk_size=PIECE)
+    compressor = zstandard.ZstdCompressor(level=level, write_content_size=True, threads=threads)
+    packer = compressor.chunker(size=length, chunk_size=piece)
     came = 0
     try:
-        while data := file.read(PIECE):
+        while data := file.read(piece):
             came += len(data)
             yield from packer.compress(data)
         yield from packer.finish()  # type: ignore[no-untyped-call] # missing in its stub
@@ -84,12 +87,13 @@ def check_frame(start: bytes, length: int) -> None:
         raise TrustError(f"An object's frame is not that of a file of {length} bytes.", code=code)
 
 
-def unpack(packed: Iterable[bytes], most: int) -> Iterator[bytes]:
+def unpack(packed: Iterable[bytes], most: int, *, piece: int = PIECE) -> Iterator[bytes]:
     """Decompress an object in bounded pieces, whatever it claims.
 
     Args:
         packed: The object's bytes.
         most: Largest plain length in bytes.
+        piece: The most bytes that are given at a time.
 
     Raises:
         TrustError: `trust.content` (not one zstd frame, too large a window), `trust.endless_data` (longer than `most`).
@@ -100,8 +104,8 @@ def unpack(packed: Iterable[bytes], most: int) -> Iterator[bytes]:
     unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
     came = 0
     try:
-        reader = unpacker.stream_reader(source, read_size=PIECE)  # type: ignore[arg-type] # only `read` is used
-        while data := reader.read(PIECE):
+        reader = unpacker.stream_reader(source, read_size=piece)  # type: ignore[arg-type] # only `read` is used
+        while data := reader.read(piece):
             came += len(data)
             if came > most:
                 raise TrustError(f"An object unpacks to more than {most} bytes.", code="trust.endless_data")

@@ -2,15 +2,20 @@
 
 Step 1 of 12: `pcm package create` reads `package.yaml` and calls this; the manifest is made of both, and `publish` (step 2)
 reads the same files again. What a package cannot carry is named here, on the packager's machine, before anything is signed:
-links, devices, names that mean something else on another system. It changes nothing and holds no file in memory.
+links, devices, names that mean something else on another system. It changes nothing and holds no file in memory. Large files
+are hashed by several threads; what was hashed before and has not been touched since is not read again (`ScanMemory`).
 """
 
 import hashlib
 import os
 import stat
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pcm.model.errors import RequestError
 from pcm.model.package import MAX_FILES, PackageFile
@@ -18,10 +23,47 @@ from pcm.model.paths import check_paths
 
 DESCRIPTION = "package.yaml"  # at the top: describes the package, and is no part of its content
 _PIECE = 1024 * 1024
+_LARGE = 1024 * 1024  # smaller files are not worth a thread of their own
+_THREADS = 2
+_SETTLED_NS = 2_000_000_000  # a file that was written to so shortly before could be again, and show no newer time
+
+
+class Mark(NamedTuple):
+    """What tells one state of a file from another without reading it. Times in nanoseconds.
+
+    `changed_ns` (ctime) cannot be set back as `modified_ns` can.
+    """
+
+    size: int
+    modified_ns: int
+    changed_ns: int
+    inode: int
+    device: int
+
+
+class ScanMemory(Protocol):
+    """What was hashed before."""
+
+    def find(self, path: str, mark: Mark) -> str | None:
+        """The SHA-256 of the file that had this path and this mark, or None."""
+
+    def keep(self, path: str, mark: Mark, sha256: str) -> None:
+        """Remember one."""
+
+
+class Forgetful:
+    """A `ScanMemory` that remembers nothing."""
+
+    def find(self, path: str, mark: Mark) -> str | None:  # noqa: ARG002
+        """See `ScanMemory.find`."""
+        return None
+
+    def keep(self, path: str, mark: Mark, sha256: str) -> None:
+        """See `ScanMemory.keep`."""
 
 
 class ScanProgress(NamedTuple):
-    """How far a scan is. `path`: the file that was just read."""
+    """How far a scan is. `path`: the file that is being read."""
 
     path: str
     files_done: int
@@ -30,14 +72,19 @@ class ScanProgress(NamedTuple):
     bytes_total: int
 
 
-def scan(directory: Path, on_progress: Callable[[ScanProgress], None] | None = None) -> tuple[PackageFile, ...]:
+def scan(
+    directory: Path,
+    on_progress: Callable[[ScanProgress], None] | None = None,
+    memory: ScanMemory | None = None,
+) -> tuple[PackageFile, ...]:
     """List and hash all files below a directory.
 
     Empty folders do not travel: a program that needs one makes it. The executable bit is the owner's.
 
     Args:
         directory: The package directory; `package.yaml` at its top is left out.
-        on_progress: Called after each file.
+        on_progress: Called after each file, and while large ones are read; one call at a time.
+        memory: What was hashed before; it is added to.
 
     Returns:
         The files, by path in code-point order: the same directory always gives the same value.
@@ -55,15 +102,77 @@ def scan(directory: Path, on_progress: Callable[[ScanProgress], None] | None = N
             code="request.too_many_files",
         )
     check_paths(path for path, _ in found)
-    total, done = sum(length for _, length in found), 0
-    files: list[PackageFile] = []
-    for path, _ in found:
-        file = hash_file(directory, path)
-        files.append(file)
-        done += file.length
-        if on_progress is not None:
-            on_progress(ScanProgress(path, len(files), len(found), done, total))
-    return tuple(files)
+    counter = _Counter(len(found), sum(length for _, length in found), on_progress)
+    return tuple(_hash_all(directory, found, counter, memory or Forgetful()))
+
+
+class _Counter:
+    """Counts what is read, from any thread."""
+
+    def __init__(self, files: int, total: int, on_progress: Callable[[ScanProgress], None] | None) -> None:
+        self._files, self._total, self._on_progress = files, total, on_progress
+        self._turn = threading.Lock()
+        self._files_done = self._bytes_done = 0
+
+    def add(self, path: str, count: int, *, whole: bool = False) -> None:
+        """So many bytes of a file were read; `whole`: that was its end."""
+        with self._turn:
+            self._bytes_done += count
+            self._files_done += whole
+            if self._on_progress is not None:
+                self._on_progress(ScanProgress(path, self._files_done, self._files, self._bytes_done, self._total))
+
+
+def _hash_all(
+    directory: Path, found: list[tuple[str, int]], counter: _Counter, memory: ScanMemory
+) -> Iterator[PackageFile]:
+    """In the order of `found`; large files are read ahead by threads. Only this thread touches the memory."""
+    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="hash")
+    ahead: deque[tuple[Mark, Future[PackageFile] | PackageFile]] = deque()
+    large = 0
+
+    def first() -> PackageFile:
+        nonlocal large
+        mark, made = ahead.popleft()
+        if isinstance(made, Future):
+            large -= 1
+            made = made.result()
+        if mark.size and _is_settled(mark):
+            memory.keep(made.path, mark, made.sha256)
+        return made
+
+    try:
+        for path, _ in found:
+            mark, mode = _look(directory / path)
+            known = memory.find(path, mark) if mark.size else None
+            if known is not None:
+                counter.add(path, mark.size, whole=True)
+                ahead.append((mark, PackageFile(path, mark.size, known, bool(mode & stat.S_IXUSR))))
+            elif mark.size < _LARGE:
+                ahead.append((mark, hash_file(directory, path, counter.add)))
+            else:
+                large += 1
+                ahead.append((mark, pool.submit(hash_file, directory, path, counter.add)))
+            while ahead and (large > _THREADS or not large):
+                yield first()
+        while ahead:
+            yield first()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _look(place: Path) -> tuple[Mark, int]:
+    try:
+        status = os.stat(place, follow_symlinks=False)  # noqa: PTH116
+    except OSError as error:
+        raise _unreadable(place, error) from error
+    _check_kind(place, status.st_mode)
+    mark = Mark(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+    return mark, status.st_mode
+
+
+def _is_settled(mark: Mark) -> bool:
+    return max(mark.modified_ns, mark.changed_ns) + _SETTLED_NS < time.time_ns()
 
 
 def _walk(directory: Path, prefix: str) -> Iterator[tuple[str, int]]:
@@ -87,8 +196,15 @@ def _walk(directory: Path, prefix: str) -> Iterator[tuple[str, int]]:
             yield path, status.st_size
 
 
-def hash_file(directory: Path, path: str) -> PackageFile:
+def _count_nothing(path: str, count: int, *, whole: bool = False) -> None:
+    pass
+
+
+def hash_file(directory: Path, path: str, on_bytes: Callable[..., None] = _count_nothing) -> PackageFile:
     """Read one file of a package directory.
+
+    Args:
+        on_bytes: Called with the path and how many bytes were read, and `whole=True` at the end.
 
     Raises:
         RequestError: as `scan`.
@@ -98,12 +214,14 @@ def hash_file(directory: Path, path: str) -> PackageFile:
         with os.fdopen(os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb", 0) as file:
             before = os.fstat(file.fileno())
             _check_kind(place, before.st_mode)
-            digest, length = hashlib.sha256(), 0
-            buffer = bytearray(_PIECE)
-            view = memoryview(buffer)
+            digest, length, counted = hashlib.sha256(), 0, 0
+            view = memoryview(bytearray(min(_PIECE, before.st_size + 1)))
             while count := file.readinto(view):
                 digest.update(view[:count])
                 length += count
+                if count == _PIECE:
+                    on_bytes(path, count)
+                    counted += count
             after = os.fstat(file.fileno())
     except OSError as error:
         raise _unreadable(place, error) from error
@@ -111,6 +229,7 @@ def hash_file(directory: Path, path: str) -> PackageFile:
         raise RequestError(
             f"{place} changed while it was read. Close what writes to it, and try again.", code="request.file_changed"
         )
+    on_bytes(path, length - counted, whole=True)
     return PackageFile(
         path=path, length=length, sha256=digest.hexdigest(), executable=bool(before.st_mode & stat.S_IXUSR)
     )

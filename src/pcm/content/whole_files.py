@@ -7,7 +7,7 @@ Serves steps 2, 5 and 8: distribution and logon folders and both stores write th
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -75,6 +75,50 @@ def write_unnamed(path: Path | str, content: bytes, *, mode: int = 0o644, durabl
     if durable:
         with storing(final):
             sync_folder(Path(final).parent)
+
+
+def write_together(root: Path, files: Mapping[Path, bytes], *, mode: int = 0o644) -> None:
+    """Write many small files below a folder: all have reached the disk before any gets its name, and the names before it returns.
+
+    Raises:
+        StoreError: `store.disk_full`, `store.not_writable`; whatever has its name by then is whole.
+    """
+    if not files:
+        return
+    drafts: dict[str, str] = {}
+    try:
+        for final, content in files.items():
+            draft = os.path.join(os.fspath(final.parent), f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}")  # noqa: PTH118
+            with storing(final):
+                descriptor = _create(draft, 0o600)
+            drafts[draft] = os.fspath(final)
+            _fill(descriptor, os.fspath(final), content, mode, durable=False)
+        sync_file_system(root)
+        for draft, final_name in drafts.items():
+            with storing(final_name):
+                os.rename(draft, final_name)  # noqa: PTH104
+        sync_file_system(root)
+    except BaseException:
+        for draft in drafts:
+            with contextlib.suppress(OSError):
+                os.unlink(draft)  # noqa: PTH108
+        raise
+
+
+def sync_file_system(folder: Path) -> None:
+    """Write out everything that the file system of a folder still holds in memory (syncfs(2); elsewhere all file systems)."""
+    with storing(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            import ctypes  # noqa: PLC0415 - see `_swap`
+
+            call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+            if call is None:
+                os.sync()
+            elif call(descriptor) != 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        finally:
+            os.close(descriptor)
 
 
 def _swap(temporary: str, final: str) -> bool:

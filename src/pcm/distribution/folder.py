@@ -17,7 +17,7 @@ from pcm.model.errors import RequestError
 from pcm.model.package import PackageFile
 from pcm.protocol.manifest import Manifest, read_manifest
 
-_TIMESTAMP = "metadata/timestamp.json"
+TIMESTAMP = "metadata/timestamp.json"
 _NAME = re.compile(
     r"metadata/(?:timestamp|[1-9][0-9]{0,15}\.[a-z0-9][a-z0-9._-]{0,63})\.json\Z"
     r"|targets/(?:[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}/){1,8}[0-9a-f]{64}\.[a-z]{1,20}\.json\Z"
@@ -61,7 +61,7 @@ class DistributionFolder:
         """
         for name, content in files.items():
             self._check(name, content)
-        for name in sorted(files, key=_rank):
+        for name in sorted(files, key=publishing_order):
             write_whole(self.root / name, files[name])
 
     def read(self, name: str) -> bytes | None:
@@ -77,9 +77,12 @@ class DistributionFolder:
             return None
 
     def missing_objects(self, manifest: Manifest) -> list[PackageFile]:
-        """Files of a manifest whose objects are not here, each content once."""
+        """Files of a manifest whose objects are not here, each content once.
+
+        Those that are become young: they are about to be named.
+        """
         wanted = {file.sha256: file for file in manifest.files}
-        return [file for sha256, file in sorted(wanted.items()) if not self.objects.has(sha256)]
+        return [file for sha256, file in sorted(wanted.items()) if not self.objects.touch(sha256)]
 
     def referenced(self) -> dict[str, int]:
         """Name and plain length of every object that a manifest in this folder names."""
@@ -108,7 +111,7 @@ class DistributionFolder:
 
     def _check(self, name: str, content: bytes) -> None:
         _check_name(name)
-        if name != _TIMESTAMP:
+        if name != TIMESTAMP:
             standing = self.read(name)
             if standing is not None and standing != content:
                 raise RequestError(
@@ -136,10 +139,10 @@ def _check_name(name: str) -> None:
         raise RequestError(f"{name[:200]!r} is no name on a distribution server.", code="request.distribution_name")
 
 
-def _rank(name: str) -> tuple[int, str]:
-    """Targets, then metadata from the leaves up: team and top-level targets, root, snapshot, timestamp."""
+def publishing_order(name: str) -> tuple[int, str]:
+    """A key to sort names by: targets, then metadata from the leaves up (teams, top-level targets, root, snapshot, timestamp)."""
     if name.startswith("targets/"):
         return 0, name
-    if name == _TIMESTAMP:
+    if name == TIMESTAMP:
         return 3, name
     return (2 if name.endswith(".snapshot.json") else 1), name

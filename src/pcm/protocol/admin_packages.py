@@ -14,6 +14,10 @@ from pcm.model.package import Release, Sha256
 from pcm.protocol.admin import KeyView, TargetFile
 
 
+BATCH_HEADER = 40  # bytes before each object of a batch
+MAX_BATCH_BYTES = 64 * 2**20
+
+
 class ProgramView(msgspec.Struct, frozen=True):
     """One program of a published version."""
 
@@ -73,13 +77,35 @@ class ObjectsQuestion(msgspec.Struct, frozen=True):
 
 
 class ObjectsAnswer(msgspec.Struct, frozen=True):
-    """Which of them some distribution server lacks; bring them with `PUT /v1/objects/{sha256}` (body: one zstd frame)."""
+    """Which of them the site lacks; bring them with `PUT /v1/objects/{sha256}` (body: one zstd frame) or `POST /v1/objects`."""
 
     missing: tuple[str, ...]
 
 
+class UploadState(msgspec.Struct, frozen=True):
+    """`GET /v1/objects/{sha256}/upload`: how much of a large object an interrupted upload has brought.
+
+    Go on with `PUT /v1/objects/{sha256}?offset=…&length=…` (length: of the plain bytes) if your packed bytes before that offset, the
+    last MiB of them, have `tail_sha256`; else begin anew.
+    """
+
+    sha256: str
+    stored: bool
+    received: int
+    tail_sha256: str
+
+
+class ObjectsStored(msgspec.Struct, frozen=True):
+    """Answer to `POST /v1/objects`: so many small objects are verified and stored.
+
+    Its body: for each, 32 bytes of SHA-256, 8 bytes (big-endian) of packed length, and the packed bytes, one zstd frame.
+    """
+
+    objects: int
+
+
 class ObjectStored(msgspec.Struct, frozen=True):
-    """Answer to `PUT /v1/objects/{sha256}`: verified and visible on every distribution folder. `length`: of the plain bytes."""
+    """Answer to `PUT /v1/objects/{sha256}`: verified and stored. `length`: of the plain bytes."""
 
     sha256: str
     length: int

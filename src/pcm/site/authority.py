@@ -7,13 +7,14 @@ are chosen by what the newest roots say, not by file names, so a rotated key is 
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from joserfc.jwk import OKPKey
 from securesystemslib.signer import Signer
 
+from pcm.content.uploads import Uploads
 from pcm.distribution.folder import DistributionFolder
 from pcm.logon.folder import LogonFolder
 from pcm.logon.leases import Leases
@@ -22,13 +23,13 @@ from pcm.site import configuration, repository, tokens
 from pcm.site.configuration import Server, SiteConfiguration
 from pcm.site.db.database import Database
 from pcm.site.db.upgrade import upgrade
+from pcm.site.distribution_servers import DistributionServer, open_servers
 from pcm.site.throttle import Acquaintances, Throttle
 from pcm.trust import ceremony, keys
 from pcm.trust.keyring import Keyring
 
 KEYS = "keys"
 LOGON = "logon"
-DISTRIBUTION = "distribution"
 MOST_WRONG = 20, 60.0  # API tokens of one address, in so many seconds
 TOKEN_KEY = "token"  # noqa: S105 - the name of a key
 
@@ -54,6 +55,8 @@ class LogonPlace:
 class Site:
     """An opened site. `wake` is set when there is something to compile; `started` is when it was opened.
 
+    `home`: the folder that content comes into; `servers`: all distribution servers, filled from it. `content_turn`: held
+    by whoever is about to name objects of home, and by whoever removes some.
     `wrong_tokens` counts those of the API by where they come from, `right_tokens` knows the hashes of those that were right
     lately.
     """
@@ -64,7 +67,8 @@ class Site:
     keyring: Keyring
     token_key: OKPKey
     clock: Clock
-    distribution: tuple[DistributionFolder, ...]
+    home: DistributionFolder
+    servers: tuple[DistributionServer, ...]
     started: datetime
     policy: Signer
     online: Signer
@@ -72,6 +76,12 @@ class Site:
     wake: threading.Event
     wrong_tokens: Throttle
     right_tokens: Acquaintances
+    content_turn: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def uploads(self) -> Uploads:
+        """What interrupted uploads have left."""
+        return Uploads(self.home.objects)
 
     @property
     def name(self) -> str:
@@ -86,10 +96,7 @@ class Site:
     @property
     def own_distribution(self) -> DistributionFolder | None:
         """The distribution server that this site serves itself, if it does."""
-        for server, folder in zip(self.configuration.distribution, self.distribution, strict=True):
-            if server.folder is None:
-                return folder
-        return None
+        return self.home if any(server.own for server in self.servers) else None
 
     def reload_signers(self) -> None:
         """Take up the keys that the newest roots name. The logon places stay the same: servers and threads hold them.
@@ -118,6 +125,7 @@ def open_site(folder: Path, *, clock: Clock = now_utc) -> Site:
     upgrade(database)
     keyring = Keyring(folder / KEYS)
     policy, online, leases = _open_signers(settings, database, keyring)
+    home, servers = open_servers(folder, settings.distribution)
     return Site(
         folder=folder,
         configuration=settings,
@@ -125,9 +133,8 @@ def open_site(folder: Path, *, clock: Clock = now_utc) -> Site:
         keyring=keyring,
         token_key=tokens.read_key(keys.read_private_file(folder / KEYS / f"{TOKEN_KEY}.pem")),
         clock=clock,
-        distribution=tuple(
-            DistributionFolder(folder_of(folder, server, DISTRIBUTION)) for server in settings.distribution
-        ),
+        home=DistributionFolder(home),
+        servers=servers,
         started=clock(),
         policy=policy,
         online=online,
@@ -141,9 +148,9 @@ def open_site(folder: Path, *, clock: Clock = now_utc) -> Site:
     )
 
 
-def folder_of(site: Path, server: Server, own: str) -> Path:
-    """Where a server's files lie: its folder, or the site's own."""
-    return site / own if server.folder is None else site / server.folder
+def logon_folder(site: Path, server: Server) -> Path:
+    """Where a logon server's files lie: its folder, or the site's own."""
+    return site / LOGON if server.folder is None else site / server.folder
 
 
 def _open_signers(
@@ -161,7 +168,7 @@ def _open_signers(
 
 def _open_place(folder: Path, server: Server, lease: Signer, clock: Clock, lease_days: float) -> LogonPlace:
     # not synced file by file: the database is, and after a power cut all is written again (`projection`)
-    place = LogonFolder(folder_of(folder, server, LOGON), durable=False)
+    place = LogonFolder(logon_folder(folder, server), durable=False)
     leases = Leases(place, lease, lambda: int(clock().timestamp() * 1000), lease_days)
     return LogonPlace(server.name, server.folder is None, place, leases)
 
@@ -185,11 +192,11 @@ def _is_rotation(each: str, name: str) -> bool:
 
 
 def check_folders(site: Site) -> None:
-    """Raise unless every folder can be written to.
+    """Raise unless the folders are there that the site cannot do without.
 
     Raises:
         StoreError: `store.not_writable`.
     """
-    for path in (*(place.folder.root for place in site.logon), *(each.root for each in site.distribution)):
+    for path in (*(place.folder.root for place in site.logon), site.home.root):
         if not path.is_dir():
             raise StoreError(f"The folder {path} is not there.", code="store.not_writable")

@@ -14,11 +14,12 @@ from pcm.logon.folder import LogonFolder
 from pcm.model.errors import RequestError
 from pcm.protocol.policy import TARGET as POLICY_TARGET
 from pcm.protocol.policy import SitePolicy, write_policy
-from pcm.site import audit, authority, configuration, groups, projection, repository, tokens
+from pcm.site import audit, authority, configuration, delivery, groups, projection, repository, tokens
 from pcm.site.authority import Clock, now_utc
 from pcm.site.configuration import SiteConfiguration
 from pcm.site.db.database import Database
 from pcm.site.db.upgrade import upgrade
+from pcm.site.distribution_servers import open_servers
 from pcm.trust import keys, new_site
 from pcm.trust.keyring import Keyring
 
@@ -80,10 +81,10 @@ def initialise(folder: Path, beginning: Beginning, offline: Keyring, *, clock: C
         token = _fill_database(database, settings, made, folder, clock)
     finally:
         database.close()
-    for server in settings.distribution:
-        DistributionFolder(authority.folder_of(folder, server, authority.DISTRIBUTION)).publish(made.distribution)
+    home, _ = open_servers(folder, settings.distribution)
+    DistributionFolder(home).publish(made.distribution)
     for server in settings.logon:
-        LogonFolder(authority.folder_of(folder, server, authority.LOGON)).write(made.logon)
+        LogonFolder(authority.logon_folder(folder, server)).write(made.logon)
     token_file = folder / ADMIN_TOKEN
     write_whole(token_file, f"{token}\n".encode(), mode=0o600)
     configuration.write(folder, settings)
@@ -126,5 +127,6 @@ def _prepare(folder: Path, clock: Clock) -> None:
     try:
         projection.write_roots(site)
         projection.publish_unwritten(site)
+        delivery.deliver_all(site)
     finally:
         site.close()

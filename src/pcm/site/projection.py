@@ -1,8 +1,8 @@
 """What the database holds, put into folders; and put there again when it is missing.
 
-Serves steps 2 and 5 at the start and at every tick of the site: distribution folders get the package repository,
-logon folders the roots of the instruction repository; `compile` writes each client's own files. Everything here may
-be done twice, or be interrupted.
+Serves steps 2 and 5 at the start and at every tick of the site: home gets the package repository at once, other
+distribution servers when `delivery` has brought them the content; logon folders get the roots of the instruction repository;
+`compile` writes each client's own files. Everything here may be done twice, or be interrupted.
 """
 
 from collections.abc import Iterable
@@ -10,46 +10,95 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from pcm.content.objects import pieces_of
-from pcm.distribution.folder import DistributionFolder
+from pcm.content.objects import object_path
+from pcm.distribution.folder import TIMESTAMP, publishing_order
+from pcm.distribution.shelf import pieces_from
 from pcm.protocol.admin import ServerView
 from pcm.site import audit, catalogue, repository
 from pcm.site.authority import Site
 from pcm.site.compile import mark_all
 from pcm.site.db.tables import clients, servers, settings
+from pcm.site.db.tables_content import deliveries
 from pcm.site.db.tables_packages import package_versions, repository_files
+from pcm.site.distribution_servers import DistributionServer
 from pcm.site.intake import DROP_FOLDER
+from pcm.trust import metadata
 
 _CHUNK = 500
+MOST_METADATA = 64 * 2**20
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def publish_unwritten(site: Site) -> bool:
-    """Write what is signed and not yet on all distribution folders; whether there was anything.
+    """Write what is signed and not yet in the site's home; whether there was anything.
+
+    Where home is no server that clients are told about, it counts as written once one of those has it.
 
     Raises:
-        StoreError: a folder cannot be written. What is there is valid; the rest follows at the next tick.
+        StoreError: the folder cannot be written. What is there is valid; the rest follows at the next tick.
     """
     with site.database.read() as connection:
         files, written = repository.files_to_write(connection)
     if not files:
         return False
-    for folder in site.distribution:
-        folder.publish(files)
-    with site.database.write() as connection:
-        repository.mark_written(connection, written)
+    site.home.publish(files)
+    if any(server.home for server in site.servers):
+        with site.database.write() as connection:
+            repository.mark_written(connection, written)
     return True
 
 
-def fill_new_folders(site: Site) -> None:
-    """Give a distribution folder that is new (or was lost) everything: objects first, then metadata (KB Q235837)."""
-    for folder in site.distribution:
-        if folder.read("metadata/timestamp.json") is not None:
-            continue
-        _copy_objects(site, folder)
-        with site.database.read() as connection:
-            files, _ = repository.files_to_write(connection, everything=True)
-        folder.publish(files)
+def fill_home(site: Site) -> None:
+    """Give a home that is new, or was lost, the repository again; objects come from the other servers that have them."""
+    if site.home.read(TIMESTAMP) is not None:
+        return
+    _fetch_objects(site)
+    with site.database.read() as connection:
+        files, _ = repository.files_to_write(connection, everything=True)
+    site.home.publish(files)
+
+
+def bring_metadata(site: Site, server: DistributionServer) -> tuple[bool, int]:
+    """Bring manifests and metadata to a server that has the content of all that they name.
+
+    Returns:
+        Whether the server is in step now, and the version of its timestamp.
+
+    Raises:
+        StoreError: the server cannot be reached or written.
+    """
+    shelf = server.shelf
+    standing = shelf.read(TIMESTAMP, MOST_METADATA)
+    with site.database.read() as connection:
+        timestamp = repository.require(connection, repository.PACKAGES, "timestamp")
+        if standing == timestamp.body:
+            return True, timestamp.version
+        if _is_incomplete(connection, server):
+            return False, 0 if standing is None else metadata.read_version(standing, "timestamp")
+        _, written = repository.files_to_write(connection)
+        roles, bodies = repository.role_files(connection), repository.target_names(connection)
+        there = shelf.sizes(bodies)
+        for name, sha256 in bodies.items():
+            if name not in there:
+                shelf.write(name, (repository.target_body(connection, sha256),))
+    for name in sorted(roles, key=publishing_order):
+        if name == TIMESTAMP or shelf.size(name) is None:
+            shelf.write(name, (roles[name],))
+    if not any(each.home for each in site.servers):
+        with site.database.write() as connection:
+            repository.mark_written(connection, written)
+    return True, timestamp.version
+
+
+def _is_incomplete(connection: Connection, server: DistributionServer) -> bool:
+    """Whether the server lacks content of any version that is in force."""
+    complete = select(deliveries.c.package_version).where(
+        deliveries.c.server == server.name, deliveries.c.complete.is_not(None)
+    )
+    query = select(package_versions.c.id).where(
+        package_versions.c.withdrawn.is_(None), package_versions.c.id.not_in(complete)
+    )
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def write_roots(site: Site) -> None:
@@ -135,17 +184,19 @@ def _machine_restarted(site: Site) -> bool:
     return True
 
 
-def _copy_objects(site: Site, folder: DistributionFolder) -> None:
+def _fetch_objects(site: Site) -> None:
     with site.database.read() as connection:
         hashes = connection.execute(select(package_versions.c.manifest_sha256)).scalars().all()
         lengths = {
             file.sha256: file.length for sha256 in hashes for file in catalogue.load_manifest(connection, sha256).files
         }
-    for sha256, length in lengths.items():
-        source = next((other for other in site.distribution if other is not folder and other.objects.has(sha256)), None)
-        if source is not None and not folder.objects.has(sha256):
-            with source.objects.open(sha256) as file:
-                folder.objects.put(sha256, length, pieces_of(file))
+    for server in site.servers:
+        lacking = [sha256 for sha256 in lengths if not site.home.objects.has(sha256)]
+        if server.home or not lacking:
+            continue
+        for name in server.shelf.sizes([object_path(sha256) for sha256 in lacking]):
+            sha256 = name[-68:-4]
+            site.home.objects.put(sha256, lengths[sha256], pieces_from(server.shelf.open(name)))
 
 
 def store_servers(connection: Connection, listed: Iterable[ServerView]) -> None:

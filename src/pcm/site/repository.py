@@ -1,8 +1,8 @@
 """The package repository as the site keeps it: every signed file in the database, and folders that are its projection.
 
 Serves step 2 (`packages` adds to it), step 5 (`package_repository_min`) and every tick (fresh snapshot and
-timestamp). The database comes first: a file is signed, stored, committed, and only then written to each
-distribution folder, in publishing order; what is `unwritten` is written again until it stands, with the very same
+timestamp). The database comes first: a file is signed, stored, committed, and only then written to home and each
+distribution server, in publishing order; what is `unwritten` is written again until it stands, with the very same
 bytes. So a crash between any two lines leaves a valid repository, and no version number is ever used for two
 contents. It holds the online key only; what teams and keepers sign comes in from outside.
 """
@@ -19,7 +19,7 @@ from pcm.model.errors import RequestError
 from pcm.protocol.instructions import RepositoryFloor
 from pcm.protocol.policy import TARGET as POLICY_TARGET
 from pcm.protocol.policy import SitePolicy, read_policy
-from pcm.site.db.tables_packages import manifests, repository_files
+from pcm.site.db.tables_packages import manifests, package_versions, repository_files
 from pcm.trust import ceremony, metadata, package_repository
 
 PACKAGES = "packages"
@@ -196,9 +196,26 @@ def files_to_write(connection: Connection, *, everything: bool = False) -> tuple
         files[package_repository.target_name(row.path, row.sha256)] = bytes(row.body)
     for row in connection.execute(roles).all():
         pairs.append((row.role, row.version))
-        name = "metadata/timestamp.json" if row.role == "timestamp" else f"metadata/{row.version}.{row.role}.json"
-        files[name] = bytes(row.body)
+        files[_role_name(row.role, row.version)] = bytes(row.body)
     return files, Written(tuple(pairs), tuple(hashes))
+
+
+def role_files(connection: Connection) -> metadata.Files:
+    """The newest file of every role and all roots, by name below a distribution server's root."""
+    rows = connection.execute(select(repository_files).where(repository_files.c.repository == PACKAGES)).all()
+    return {_role_name(row.role, row.version): bytes(row.body) for row in rows}
+
+
+def target_names(connection: Connection) -> dict[str, str]:
+    """Where manifests in force and the policy lie below a distribution server's root, with their SHA-256."""
+    gone = select(package_versions.c.manifest_sha256).where(package_versions.c.withdrawn.is_not(None))
+    rows = connection.execute(select(manifests.c.path, manifests.c.sha256).where(manifests.c.sha256.not_in(gone)))
+    return {package_repository.target_name(row.path, row.sha256): str(row.sha256) for row in rows}
+
+
+def target_body(connection: Connection, sha256: str) -> bytes:
+    """A target file's bytes."""
+    return bytes(connection.execute(select(manifests.c.body).where(manifests.c.sha256 == sha256)).scalar_one())
 
 
 def mark_written(connection: Connection, written: Written) -> None:
@@ -215,6 +232,10 @@ def mark_written(connection: Connection, written: Written) -> None:
         )
     for sha256 in written.hashes:
         connection.execute(update(manifests).where(manifests.c.sha256 == sha256).values(unwritten=False))
+
+
+def _role_name(role: str, version: int) -> str:
+    return "metadata/timestamp.json" if role == "timestamp" else f"metadata/{version}.{role}.json"
 
 
 def _moment(text: str) -> datetime:

@@ -15,7 +15,7 @@ from datetime import timedelta
 from sqlalchemy import delete, select
 
 from pcm.model.errors import PcmError
-from pcm.site import job_life, projection, repository
+from pcm.site import delivery, job_life, projection, repository
 from pcm.site.authority import Site
 from pcm.site.compile import Compiler
 from pcm.site.db.tables import enrolment_tokens, jobs, poison, reports
@@ -48,8 +48,9 @@ class Rounds:
         site = self._site
         projection.take_up_servers(site)
         projection.write_roots(site)
-        projection.fill_new_folders(site)
+        projection.fill_home(site)
         projection.publish_unwritten(site)
+        delivery.plan(site)
         projection.find_missing_clients(site)
 
     def start(self) -> None:
@@ -96,8 +97,11 @@ class Rounds:
             repository.renew(connection, self._site.online, self._site.clock())
 
     def publish(self) -> None:
-        """Write what is signed and not yet everywhere."""
+        """Write what is signed and not yet at home, and have it brought everywhere."""
         projection.publish_unwritten(self._site)
+        delivery.plan(self._site)
+        for server in self._site.servers:
+            server.wake.set()
 
     def forget(self) -> None:
         """Remove raw reports and what was set aside, older than the site keeps them, and enrolment tokens long expired."""
@@ -107,6 +111,7 @@ class Rounds:
             connection.execute(delete(reports).where(reports.c.received < oldest))
             connection.execute(delete(poison).where(poison.c.received < oldest))
             connection.execute(delete(enrolment_tokens).where(enrolment_tokens.c.expires < now - timedelta(days=30)))
+        self._site.uploads.sweep()
 
     def _collect_dropped(self) -> None:
         self._intake.collect_dropped()

@@ -32,6 +32,7 @@ from pcm.site import authority, configuration
 from pcm.site.api.calls import problem
 from pcm.site.api.routes import create_api
 from pcm.site.authority import Clock, Site, now_utc
+from pcm.site.deliverer import Deliverer
 from pcm.site.folder_lock import FolderLock
 from pcm.site.intake import Intake
 from pcm.site.rounds import Rounds
@@ -123,6 +124,7 @@ class Serving:
         self.intake = Intake(self.site)
         self._faults: list[str] = []
         self.rounds = Rounds(self.site, self.intake, self._on_fault)
+        self.deliverer = Deliverer(self.site, self._on_fault)
         self._listen = listen or self.site.configuration.address()
         self._stop: Callable[[], None] | None = None
 
@@ -141,11 +143,13 @@ class Serving:
             self.rounds.prepare()
             self.intake.start()
             self.rounds.start()
+            self.deliverer.start()
             # what is loaded by now stays: looking through it for garbage, again and again, costs more than signing does
             gc.collect()
             gc.freeze()
             asyncio.run(self._serve(signals, on_ready))
         finally:
+            self.deliverer.stop()
             self.rounds.stop()
             self.intake.stop()
             self.site.close()

@@ -27,7 +27,7 @@ from pcm.protocol.enrolment import EnrolmentAnswer, EnrolmentRequest
 from pcm.protocol.manifest import Manifest, manifest_target, write_manifest
 from pcm.protocol.policy import SitePolicy
 from pcm.protocol.report import PAYLOAD_TYPE, Report, write_report
-from pcm.site import initialise, packages, projection, repository
+from pcm.site import delivery, initialise, packages, projection, repository
 from pcm.site.authority import Clock, Site, now_utc, open_site
 from pcm.site.configuration import Server, Settings, SiteConfiguration
 from pcm.site.intake import Intake
@@ -61,10 +61,9 @@ class SmallSite:
             put_object(site, body)
         publication = self.sign_publication(site, package)
         with site.database.write() as connection:
-            answer = packages.publish(
-                connection, publication, site.distribution, site.online, "test packager", site.clock()
-            )
+            answer = packages.publish(connection, publication, (site.home,), site.online, "test packager", site.clock())
         projection.publish_unwritten(site)
+        delivery.deliver_all(site)
         return answer
 
     def sign_publication(self, site: Site, package: Package) -> Publication:
@@ -205,10 +204,9 @@ def as_manifest(package: Package, signed_at: datetime) -> Manifest:
 
 
 def put_object(site: Site, body: bytes) -> str:
-    """Bring one file's contents to every distribution folder; its SHA-256."""
+    """Bring one file's contents to the site's home; its SHA-256."""
     sha256 = hashlib.sha256(body).hexdigest()
-    for folder in site.distribution:
-        folder.objects.put(sha256, len(body), pack(io.BytesIO(body), len(body)))
+    site.home.objects.put(sha256, len(body), pack(io.BytesIO(body), len(body)))
     return sha256
 
 

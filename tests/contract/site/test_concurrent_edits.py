@@ -56,7 +56,7 @@ def test_q256317_of_two_publications_at_once_one_is_whole_and_the_other_not_ther
         try:
             with office.site.database.write() as connection:
                 packages.publish(
-                    connection, publication, office.site.distribution, office.site.online, "tester", office.clock()
+                    connection, publication, (office.site.home,), office.site.online, "tester", office.clock()
                 )
             outcomes.append("published")
         except PcmError as error:

@@ -168,7 +168,7 @@ def test_q156250_a_client_of_another_platform_is_not_applicable_and_says_why(rea
 def test_a_withdrawn_version_cannot_be_ordered(ready: Office) -> None:
     publication = ready.small.sign_withdrawal(ready.site, "tool", "1.0")
     with ready.site.database.write() as connection:
-        packages.publish(connection, publication, ready.site.distribution, ready.site.online, "t", ready.clock())
+        packages.publish(connection, publication, (ready.site.home,), ready.site.online, "t", ready.clock())
     projection.publish_unwritten(ready.site)
     assert refused(ready, version="1.0").code == "package.withdrawn"
     assert refused(ready).code == "not_found"
@@ -177,7 +177,7 @@ def test_a_withdrawn_version_cannot_be_ordered(ready: Office) -> None:
 def test_q235837_a_publication_that_has_not_reached_its_servers_cannot_be_ordered(ready: Office) -> None:
     publication = ready.small.sign_publication(ready.site, make_package(version="2.0", release=2))
     with ready.site.database.write() as connection:
-        packages.publish(connection, publication, ready.site.distribution, ready.site.online, "t", ready.clock())
+        packages.publish(connection, publication, (ready.site.home,), ready.site.online, "t", ready.clock())
     assert refused(ready).code == "package.not_ready"
     projection.publish_unwritten(ready.site)
     assert plan(ready).version == "2.0"

@@ -8,13 +8,15 @@ import msgspec
 import pytest
 
 from pcm.distribution.folder import DistributionFolder
+from pcm.distribution.shelf import FolderShelf
 from pcm.model.errors import RequestError, StoreError, TransferError
 from pcm.model.package import Package
 from pcm.protocol.admin import TargetFile
 from pcm.protocol.admin_packages import Publication, PublicationAnswer
 from pcm.protocol.manifest import manifest_target, write_manifest
-from pcm.site import catalogue, packages, projection, repository
+from pcm.site import catalogue, delivery, packages, projection, repository
 from pcm.site.db.tables_packages import package_versions, repository_files
+from pcm.site.distribution_servers import DistributionServer
 from pcm.site.pages import Slice
 from pcm.testing.small_site import TEAM, as_manifest, make_package, put_object
 from pcm.trust import metadata, package_repository
@@ -26,10 +28,15 @@ from tests.contract.site.conftest import Office
 def take(office: Office, publication: Publication) -> PublicationAnswer:
     with office.site.database.write() as connection:
         answer = packages.publish(
-            connection, publication, office.site.distribution, office.site.online, "tester", office.clock()
+            connection, publication, (office.site.home,), office.site.online, "tester", office.clock()
         )
     projection.publish_unwritten(office.site)
+    delivery.deliver_all(office.site)
     return answer
+
+
+def folders(office: Office) -> list[Path]:
+    return [server.shelf.root for server in office.site.servers if isinstance(server.shelf, FolderShelf)]
 
 
 def refused(office: Office, publication: Publication) -> str:
@@ -87,8 +94,8 @@ def test_a_publication_is_seen_by_clients_on_every_folder(open_office: Callable[
     contents = {"setup.sh": b"#!/bin/sh\n"}
     office.small.publish(office.site, make_package(contents=contents), contents)
     path = manifest_target(TEAM, "tool", "1.0")
-    for number, folder in enumerate(office.site.distribution):
-        seen = look(office, folder.root, tmp_path / f"client-{number}")
+    for number, folder in enumerate(folders(office)):
+        seen = look(office, folder, tmp_path / f"client-{number}")
         [row] = office.rows(package_versions)
         assert seen.find(path).hashes["sha256"] == row.manifest_sha256
 
@@ -237,12 +244,10 @@ def test_several_versions_in_one_publication(office: Office) -> None:
 
 def test_a_crash_before_the_files_leaves_the_old_state_and_is_made_good(office: Office, tmp_path: Path) -> None:
     office.package()
-    folder = office.site.distribution[0].root
+    folder = office.site.home.root
     publication = office.small.sign_publication(office.site, make_package(version="1.1", release=2))
     with office.site.database.write() as connection:  # committed, and then the process dies
-        packages.publish(
-            connection, publication, office.site.distribution, office.site.online, "tester", office.clock()
-        )
+        packages.publish(connection, publication, (office.site.home,), office.site.online, "tester", office.clock())
     look(office, folder, tmp_path / "before")
     again = office.small.open()
     try:
@@ -257,7 +262,7 @@ def test_a_crash_before_the_files_leaves_the_old_state_and_is_made_good(office: 
 def test_a_crash_between_two_files_leaves_a_valid_repository(office: Office, tmp_path: Path) -> None:
     """Every prefix of the files in their writing order is a state that clients accept."""
     office.package()
-    folder = office.site.distribution[0]
+    folder = office.site.home
     publication = office.small.sign_publication(office.site, make_package(version="1.1", release=2))
     with office.site.database.write() as connection:
         packages.publish(connection, publication, (folder,), office.site.online, "tester", office.clock())
@@ -285,11 +290,11 @@ def test_snapshot_and_timestamp_are_renewed_in_time(office: Office, tmp_path: Pa
     office.clock.forward(days=25)
     office.rounds.tick()
     assert versions()["snapshot"] == before["snapshot"] + 1
-    look(office, office.site.distribution[0].root, tmp_path / "client")
+    look(office, office.site.home.root, tmp_path / "client")
 
 
 def test_a_folder_that_cannot_be_written_is_tried_again(office: Office) -> None:
-    folder = office.site.distribution[0].root
+    folder = office.site.home.root
     moved = folder.with_name("moved")
     publication = office.small.sign_publication(office.site, make_package())
     folder.rename(moved)
@@ -307,8 +312,11 @@ def test_a_new_distribution_folder_gets_everything(office: Office, tmp_path: Pat
     contents = {"setup.sh": b"#!/bin/sh\n"}
     office.small.publish(office.site, make_package(contents=contents), contents)
     added = DistributionFolder(tmp_path / "added")
-    office.site.distribution = (*office.site.distribution, added)
-    projection.fill_new_folders(office.site)
+    server = DistributionServer(
+        "added", "https://files.example.org", own=False, home=False, shelf=FolderShelf(added.root)
+    )
+    office.site.servers = (*office.site.servers, server)
+    delivery.deliver_all(office.site)
     assert look(office, added.root, tmp_path / "client").find(manifest_target(TEAM, "tool", "1.0"))
     assert not added.missing_objects(as_manifest(make_package(contents=contents), office.clock()))
 

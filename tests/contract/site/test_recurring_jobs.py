@@ -108,7 +108,7 @@ def test_a_withdrawn_package_takes_it_out_of_files_although_it_is_done_for_this_
     office.compile()
     publication = office.small.sign_withdrawal(office.site, "tool", "1.0")
     with office.site.database.write() as connection:
-        packages.publish(connection, publication, office.site.distribution, office.site.online, "t", office.clock())
+        packages.publish(connection, publication, (office.site.home,), office.site.online, "t", office.clock())
     office.compile()
     assert office.instructions(client).instructions == ()
 

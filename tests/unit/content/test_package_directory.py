@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pcm.content.package_directory import ScanProgress, scan
+from pcm.content.package_directory import ScanProgress, hash_file, scan
 from pcm.model.errors import RequestError
 from pcm.model.package import PackageFile
 
@@ -120,6 +120,9 @@ def test_a_file_that_becomes_a_link_between_listing_and_reading_is_not_followed(
 
     with pytest.raises(RequestError) as caught:
         scan(tmp_path, replace)
+    assert caught.value.code == "request.link"
+    with pytest.raises(RequestError) as caught:  # and if it becomes one after it was looked at
+        hash_file(tmp_path, "c")
     assert caught.value.code == "request.unreadable"
 
 
@@ -145,3 +148,16 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         os.seteuid(0)
     assert error.code == "request.unreadable"
     assert "secret" in error.message
+
+
+def test_large_files_are_hashed_side_by_side_and_come_in_order(tmp_path: Path) -> None:
+    contents = {f"f{number}": Random(number).randbytes(2**20 * (number % 3) + number) for number in range(12)}
+    for name, content in contents.items():
+        write(tmp_path, name, content)
+    told: list[ScanProgress] = []
+    found = scan(tmp_path, told.append)
+    assert [file.path for file in found] == sorted(contents)
+    assert all(file.sha256 == hashlib.sha256(contents[file.path]).hexdigest() for file in found)
+    assert [each.bytes_done for each in told] == sorted(each.bytes_done for each in told)
+    assert told[-1].bytes_done == told[-1].bytes_total == sum(map(len, contents.values()))
+    assert told[-1].files_done == told[-1].files_total == 12

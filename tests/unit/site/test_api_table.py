@@ -3,12 +3,12 @@
 import pytest
 
 from pcm.model.errors import RequestError
-from pcm.site.api.routes import RESPONDERS, UPLOAD
+from pcm.site.api.routes import RESPONDERS, UPLOADS
 from pcm.site.permissions import ADMIN, ENDPOINTS, ORDER, PUBLISH, READ, check_permission
 
 
 def test_every_endpoint_has_a_rule_and_a_responder() -> None:
-    assert set(ENDPOINTS) == {*RESPONDERS, UPLOAD}
+    assert set(ENDPOINTS) == {*RESPONDERS, *UPLOADS}
 
 
 def test_reading_is_for_all_and_changing_for_some() -> None:

@@ -4,12 +4,14 @@ Serves steps 2, 3 and 12. Every endpoint of `permissions.ENDPOINTS` has exactly 
 other keeps the site from starting, so nothing is ever reachable without a rule.
 """
 
+from collections.abc import Callable
 from types import MappingProxyType
 
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pcm.protocol.admin import MAX_PUBLICATION_BYTES
+from pcm.protocol.admin_packages import ObjectsStored, ObjectStored
 from pcm.site.api import about, clients, groups, jobs, objects, packages
 from pcm.site.api.calls import Endpoint, Responder, problem
 from pcm.site.authority import Site
@@ -37,6 +39,7 @@ RESPONDERS: MappingProxyType[tuple[str, str], Responder] = MappingProxyType(
         ("GET", "/v1/packages/{package}"): packages.show_package,
         ("GET", "/v1/packages/{package}/{version}"): packages.show_version,
         ("POST", "/v1/objects/missing"): objects.missing,
+        ("GET", "/v1/objects/{sha256}/upload"): objects.upload_state,
         ("GET", "/v1/teams/{team}"): packages.show_team,
         ("POST", "/v1/publications"): packages.publish,
         ("GET", "/v1/groups"): groups.list_groups,
@@ -52,7 +55,9 @@ RESPONDERS: MappingProxyType[tuple[str, str], Responder] = MappingProxyType(
         ("POST", "/v1/jobs/{job}/approvals"): jobs.add_approval,
     }
 )
-UPLOAD = ("PUT", "/v1/objects/{sha256}")
+UPLOADS: MappingProxyType[tuple[str, str], Callable[..., ObjectStored | ObjectsStored]] = MappingProxyType(
+    {("PUT", "/v1/objects/{sha256}"): objects.store_one, ("POST", "/v1/objects"): objects.store_many}
+)
 _LONGER = {
     ("POST", "/v1/publications"): MAX_PUBLICATION_BYTES,
     ("POST", "/v1/groups"): groups.MAX_GROUP_BYTES,
@@ -62,16 +67,16 @@ _LONGER = {
 
 def create_api(site: Site) -> ASGIApp:
     """The API of one site, as an ASGI application that expects whole paths (`/v1/...`)."""
-    if set(ENDPOINTS) != {*RESPONDERS, UPLOAD}:
-        raise AssertionError(f"endpoints without rule or responder: {set(ENDPOINTS) ^ {*RESPONDERS, UPLOAD}}")
+    if set(ENDPOINTS) != {*RESPONDERS, *UPLOADS}:
+        raise AssertionError(f"endpoints without rule or responder: {set(ENDPOINTS) ^ {*RESPONDERS, *UPLOADS}}")
     routes = [_route(site, method, path) for method, path in ENDPOINTS]
     return Router(routes, redirect_slashes=False, default=_nothing)
 
 
 def _route(site: Site, method: str, path: str) -> Route:
     app: ASGIApp
-    if (method, path) == UPLOAD:
-        app = objects.ObjectUpload(site, method, path)
+    if (method, path) in UPLOADS:
+        app = objects.Upload(site, method, path, UPLOADS[method, path])
     elif (method, path) in _LONGER:
         app = Endpoint(site, method, path, RESPONDERS[method, path], max_bytes=_LONGER[method, path])
     else:
