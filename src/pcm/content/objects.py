@@ -5,11 +5,11 @@ of its *plain* bytes, so that any dumb server can hold it, equal files are one o
 without trusting anybody. Streams only: no file is ever whole in memory. Opens no network connection.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
+from pcm.content.hashing import Digest
 from pcm.model.errors import StoreError, TrustError
 
 LEVEL = 3  # at once when publishing; level 19 takes its place in the background later
@@ -150,14 +150,17 @@ def verified(pieces: Iterable[bytes], sha256: str, length: int, origin: str) -> 
     Raises:
         TrustError: `trust.endless_data`: longer than signed; `trust.content`: shorter, or other bytes.
     """
-    digest, came = hashlib.sha256(), 0
-    for piece in pieces:
-        came += len(piece)
-        if came > length:
-            raise TrustError(
-                f"{origin} gives more than the {length} bytes of file {sha256}.", code="trust.endless_data"
-            )
-        digest.update(piece)
-        yield piece
-    if came != length or digest.hexdigest() != sha256:
-        raise TrustError(f"{origin} gives other bytes than those of file {sha256}.", code="trust.content")
+    digest, came = Digest(length), 0
+    try:
+        for piece in pieces:
+            came += len(piece)
+            if came > length:
+                raise TrustError(
+                    f"{origin} gives more than the {length} bytes of file {sha256}.", code="trust.endless_data"
+                )
+            digest.update(piece)
+            yield piece
+        if came != length or digest.hexdigest() != sha256:
+            raise TrustError(f"{origin} gives other bytes than those of file {sha256}.", code="trust.content")
+    finally:
+        digest.close()

@@ -102,7 +102,12 @@ def test_it_imports_nothing_that_the_service_keeps_out() -> None:
     )
     usual = {"ssl"}  # http.client imports it where there is one
     if os.geteuid() == 0 and not open_to_all(sys.path):
-        usual |= {"zstandard", "cryptography", "dataclasses", "msgspec"}  # see `ON_DEMAND`; the latter two come with shares
+        usual |= {
+            "zstandard",
+            "cryptography",
+            "dataclasses",
+            "msgspec",
+        }  # see `ON_DEMAND`; the latter two come with shares
     assert set(ast.literal_eval(result.stdout)) <= usual
 
 
