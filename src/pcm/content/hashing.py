@@ -10,8 +10,8 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import queue
-    import threading
+    from queue import SimpleQueue
+    from threading import Thread
 
 LARGE = 8 * 1024 * 1024  # bytes; below, a thread costs more than it saves
 _BATCH = 1024 * 1024
@@ -27,12 +27,12 @@ class Digest:
 
     def __init__(self, length: int) -> None:
         self._hash = hashlib.sha256()
-        self._thread: threading.Thread | None = None
+        self._thread: Thread | None = None
         if length >= LARGE and (os.cpu_count() or 1) > 1:
             import queue  # noqa: PLC0415 - most checks bring nothing large
             import threading  # noqa: PLC0415
 
-            self._batches: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
+            self._batches: SimpleQueue[list[bytes]] = queue.SimpleQueue()
             self._free = threading.Semaphore(_WAITING)
             self._batch: list[bytes] = []
             self._size = 0
