@@ -6,7 +6,8 @@ descriptor or none (`broker`). It cannot list anything, so whoever asks has to k
 file has read a manifest that names it. It never connects anywhere, keeps no record, and decides nothing about what it gives.
 
 What strangers can cost is bounded: subnets, connections, requests at once, bytes a second, time for each request, and memory. Its
-packets do not cross a router (their time to live is one hop). Standard library only, one thread, `poll`.
+packets do not cross a router (their time to live is one hop). Standard library only, one thread, `poll`. All that it needs is
+imported before it gives up its rights: afterwards it may not be able to read it.
 """
 
 import _socket
@@ -18,6 +19,7 @@ import time
 from pcm.peers.broker import Broker, BrokerGone
 from pcm.peers.connection import PIECE, Connection
 from pcm.peers.question import MAX_HEAD, Question, Refused, encode_head, extent, parse_head
+from pcm.peers.sealing import seal
 from pcm.peers.subnets import Kernel, Subnet
 from pcm.peers.wire import COMING, HERE, MAX_ASKED, NAME, WANTED, names_in
 
@@ -70,6 +72,7 @@ class PeerServer:
         self._neighbours = neighbours
         self._rate = max(rate, LEAST_LIMIT)
         self._tokens, self._filled = float(PIECE), time.monotonic()
+        self._grant = 0  # bytes for each that is sent to, in one turn
         self._looks, self._window = 0, 0.0
         self._connections: dict[int, Connection] = {}
         self._poll = select.poll()
@@ -91,12 +94,12 @@ class PeerServer:
         self._tokens = min(self._tokens + (now - self._filled) * self._rate, max(PIECE, self._rate / 4))
         self._filled = now
         may_send = self._tokens >= min(PIECE, self._rate / 16)
-        waiting = False
+        sending = sum(connection.sends for connection in self._connections.values())
+        self._grant = int(self._tokens / max(sending, 1))
         for descriptor, connection in self._connections.items():
-            waiting |= connection.sends
             watched = (select.POLLOUT if may_send else 0) if connection.sends else select.POLLIN
             self._poll.modify(descriptor, watched)
-        limit_s = 0.01 if waiting and not may_send else _TICK_S if self._connections else None
+        limit_s = 0.01 if sending and not may_send else _TICK_S if self._connections else None
         for descriptor, _ in self._poll.poll(None if limit_s is None else limit_s * 1000):
             self._serve(descriptor)
         now = time.monotonic()
@@ -114,7 +117,7 @@ class PeerServer:
             return
         now = time.monotonic()
         if connection.sends:
-            count = connection.send(int(self._tokens), now)
+            count = connection.send(self._grant, now)
             self._tokens -= max(count, 0)
             if count < 0:
                 self._end(connection)
@@ -259,8 +262,6 @@ def read_orders(data: bytes) -> tuple[int, int]:
 
 def main(_arguments: list[str] | None = None) -> int:
     """Process entry; standard input is the way to the service. Exit code 0: it has gone; 1: the port cannot be had."""
-    from pcm.peers.sealing import seal  # noqa: PLC0415 - once, and not for those who test the rest
-
     broker = Broker(os.dup(0))
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
