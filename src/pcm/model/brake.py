@@ -42,3 +42,24 @@ def earliest_start(
     by_spread = first_seen + timedelta(seconds=place * spread_s)
     by_age = signed_at + timedelta(seconds=min_age_s)
     return (by_age, "min_age") if by_age > by_spread else (by_spread, "spread")
+
+
+def spread_over(
+    begins: datetime, place: float, *, spread_s: int, pilot_share: float, room: timedelta | None = None
+) -> datetime:
+    """When one time of a recurring order may start on this client: each is spread as the first one is.
+
+    Args:
+        begins: When it could start without a spread. Aware, UTC.
+        place: The client's slot.
+        spread_s: Seconds over which the rest of the fleet starts.
+        pilot_share: Share of slots that start at once, 0 to 1.
+        room: The spread takes no more than this; None: nothing limits it.
+
+    Returns:
+        A time (UTC), never before `begins`.
+    """
+    if place < pilot_share:
+        return begins
+    spread = timedelta(seconds=spread_s)
+    return begins + place * (spread if room is None else max(min(spread, room), timedelta()))

@@ -17,6 +17,8 @@ from pcm.protocol import codec
 from pcm.protocol.report import Outcome, RunResult
 from pcm.service.journal_rows import SELECT_RECORDS, read_outcome, read_record, read_user_run, what_runs
 from pcm.service.plan import Line, Plan
+from pcm.service.planner_case import SETTLED
+from pcm.service.planner_occurrences import end_for_users
 from pcm.service.postponing import grant
 from pcm.service.records import InstructionRecord, UserRun, to_text, to_text_or_none
 from pcm.service.state import State
@@ -200,18 +202,11 @@ class Journal:
         if line.begins:
             self._begin_occurrence(record, now)
         if line.speaks:
-            self.change_record(
-                record,
-                Change(
-                    state=line.state,
-                    code=line.code,
-                    reason=line.reason,
-                    not_before=record.not_before,
-                    attempts=record.attempts,
-                    restart_boot_id=record.restart_boot_id,
-                ),
-                now,
+            kept = {"not_before": record.not_before, "attempts": record.attempts}
+            change = Change(
+                state=line.state, code=line.code, reason=line.reason, restart_boot_id=record.restart_boot_id
             )
+            self.change_record(record, msgspec.structs.replace(change, **kept), now)
         if line.announced != record.announced_at:
             with self.state.transaction() as connection:
                 connection.execute(
@@ -221,20 +216,22 @@ class Journal:
 
     def _begin_occurrence(self, record: InstructionRecord, now: datetime) -> None:
         """Another time of a recurring order has come: its record begins anew, as `record` has it. The brake counts on."""
+        values = (to_text_or_none(record.occurrence), record.state.value, to_text(now), record.history_lost, record.id)
         with self.state.transaction() as connection:
+            self._end_for_users(record.id, now)
             connection.execute(
                 "UPDATE instructions SET occurrence = ?, state = ?, code = '', reason = '', changed = ?, not_before = NULL, "
                 "attempts = 0, requested_at = NULL, requested_by = NULL, deferred_until = NULL, deferrals = 0, "
                 "restart_boot_id = NULL, announced_at = NULL, history_lost = ? WHERE id = ?",
-                (
-                    to_text_or_none(record.occurrence),
-                    record.state.value,
-                    to_text(now),
-                    record.history_lost,
-                    record.id,
-                ),
+                values,
             )
             connection.execute("DELETE FROM user_runs WHERE instruction = ?", (record.id,))
+
+    def _end_for_users(self, instruction_id: str, now: datetime) -> None:
+        """The time before is over: the site is told what it came to for whoever it ran for."""
+        before, end = self.record(instruction_id), end_for_users(self.user_runs().get(instruction_id, ()))
+        if end is not None and before.state not in SETTLED:
+            self.change_record(before, Change(state=end.state, reason=end.reason), now)
 
     def request(self, instruction_id: str, by: str, now: datetime) -> None:
         """Record that a user asks for an optional instruction. The caller has checked who may ask (`local_api`).

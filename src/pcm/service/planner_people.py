@@ -187,7 +187,8 @@ def _missing_user(case: Case, desk: Desk) -> str:
 # -- programs that run once for each user ---------------------------------------------------------------------------------
 
 
-def _runs(case: Case, desk: Desk) -> tuple[UserRun, ...]:
+def users_of(case: Case, desk: Desk) -> tuple[UserRun, ...]:
+    """For whom a program that runs once for each user has run this time, and what came of it."""
     return () if case.begins else desk.situation.user_runs.get(case.record.id, ())
 
 
@@ -195,12 +196,12 @@ def _has_had(user: str, case: Case, desk: Desk) -> bool:
     """Whether it does not run as this user now: it has, or is to be tried again later."""
     return any(
         run.user == user and (run.settled or pause_of(run.not_before, desk.now) is not None)
-        for run in _runs(case, desk)
+        for run in users_of(case, desk)
     )
 
 
 def _nobody_left(case: Case, desk: Desk) -> Finding:
-    runs = _runs(case, desk)
+    runs = users_of(case, desk)
     here = set(_candidates(case, desk))
     if case.requested:
         asked = case.record.requested_by

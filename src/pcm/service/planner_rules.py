@@ -17,6 +17,7 @@ from pcm.protocol.policy import SitePolicy
 from pcm.service.plan import Action, Finding
 from pcm.service.planner_case import DONE_WELL, NEVER, Case, Desk
 from pcm.service.planner_findings import at, no, refuse, span, wait, yes
+from pcm.service.planner_occurrences import braked_until, end_for_users
 from pcm.service.planner_people import (
     NEXT_LOGON,
     blocking,
@@ -28,6 +29,7 @@ from pcm.service.planner_people import (
     how_long,
     pause_of,
     presence,
+    users_of,
 )
 
 Rule = Callable[[Case, Desk], Finding]
@@ -56,6 +58,9 @@ def target(case: Case, desk: Desk) -> Finding:
 def expiry(case: Case, desk: Desk) -> Finding:
     """It has not expired (KB Q225056, Q255284)."""
     if case.expires is not None and desk.now >= case.expires:
+        end = end_for_users(users_of(case, desk))
+        if end is not None:
+            return no("schedule", end.reason, "", Action.DONE, end.state, case.again)
         return no("schedule", f"It expired at {at(case.expires)}.", "expired", Action.EXPIRE, Stage.EXPIRED)
     if case.expires is None:
         return yes(desk, "schedule", "It does not expire.")
@@ -240,14 +245,18 @@ def brake(case: Case, desk: Desk) -> Finding:
     lifted = desk.situation.approvals.get(case.record.id)
     if lifted is not None and lifted.emergency:
         return yes(desk, "brake", "Enough approvers call it an emergency: the brake is lifted.")
+    place = place_of(desk.situation.client_id, case.instruction)
     start, rule = earliest_start(
         case.record.first_seen,
         manifest.signed_at,
-        place_of(desk.situation.client_id, case.instruction),
+        place,
         spread_s=policy.spread_s,
         pilot_share=policy.pilot_share,
         min_age_s=policy.min_age_s,
     )
+    of_this_time = braked_until(case, desk, place, policy.spread_s, policy.pilot_share)
+    if of_this_time is not None and of_this_time > start:
+        start, rule = of_this_time, "spread"
     if desk.now < start:
         why = "its manifest is too young" if rule == "min_age" else "the fleet starts spread out"
         return wait("brake", f"The site's brake lets it start at {at(start)}: {why}.", "wait.brake", start)

@@ -143,6 +143,10 @@ def test_users_begin_anew_with_another_generation_and_another_occurrence(journal
     assert [each.user for each in journal.user_runs()[order.id]] == ["ada"]
     adopt(journal, situation(order), NOON + timedelta(days=1))
     assert journal.user_runs() == {}
+    ends = [outcome for _, outcome in journal.unreported() if outcome.state is Stage.SUCCEEDED]
+    assert [(each.occurrence, each.reason) for each in ends] == [(NOON, "Its time is over: done for ada.")]
+    adopt(journal, situation(order), NOON + timedelta(days=1))
+    assert len([outcome for _, outcome in journal.unreported() if outcome.state is Stage.SUCCEEDED]) == 1  # told once
     finish(history, order, Change(state=Stage.SUCCEEDED), NOON, 2, run_as="ada")
     take_in(journal, replace(order, generation=2))
     assert journal.user_runs() == {}

@@ -5,15 +5,21 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pcm.model.assignment import State as Stage
+from pcm.model.brake import slot
 from pcm.model.instruction import Deferral
-from pcm.service.plan import Action, Line, Situation
+from pcm.model.program import Program
+from pcm.model.schedule import Window
+from pcm.protocol.policy import SitePolicy
+from pcm.service.plan import Action, Line, Presence, Situation
 from pcm.service.planner import plan
 from pcm.service.planner_case import times_of
 from pcm.service.records import InstructionRecord, UserRun
-from tests.unit.service_engine.making import NOON, instruction, record, situation
+from tests.unit.service_engine.making import NOON, instruction, manifest, record, situation
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -160,11 +166,133 @@ def test_after_a_lost_history_the_present_time_may_have_run_and_the_next_has_not
     assert decide(kept, NOON + DAY).action is Action.RUN
 
 
-def test_users_of_the_time_before_do_not_count_for_the_next() -> None:
-    from pcm.model.program import Program  # noqa: PLC0415
-    from pcm.service.plan import Presence  # noqa: PLC0415
-    from tests.unit.service_engine.making import manifest  # noqa: PLC0415
+# -- the brake: each time of an order is spread as its first one is -------------------------------------------------------
 
+SPANS = st.integers(0, 48).map(lambda hours: hours * HOUR)
+
+
+def client_number(number: int) -> str:
+    return f"{number:032x}"
+
+
+def starts(wanted: InstructionRecord, around: Situation, occurrence: datetime) -> datetime | None:
+    """When this time of an order starts if the service looks whenever the plan may change; None: it does not."""
+    now, known = occurrence, wanted
+    for _ in range(12):
+        line = decide(known, now, around)
+        if line.record.occurrence != occurrence:
+            return None
+        if line.action is Action.RUN:
+            return now
+        if line.until is None or line.action in {Action.EXPIRE, Action.DONE}:
+            return None
+        now, known = line.until, line.record
+    return None
+
+
+def test_the_fleet_does_not_start_each_later_time_at_once() -> None:
+    """The order was seen long ago: its own spread is over, and each time has one of its own, from when it is mandatory."""
+    settled = replace(daily(state=Stage.SUCCEEDED, occurrence=NOON), first_seen=NOON - 9 * DAY)
+    brake = SitePolicy(site="s", spread_s=3600, pilot_share=0.1)
+    third, found = NOON + 3 * DAY, []
+    for number in range(200):
+        around = situation(settled.instruction, policy=brake, client_id=client_number(number))
+        start = starts(settled, around, third)
+        assert start is not None
+        found.append(start - third - 8 * HOUR)
+    at_once = sum(1 for each in found if not each)
+    assert 8 <= at_once <= 36  # a tenth of them are pilots
+    assert max(found) <= HOUR
+    for quarter in range(4):
+        assert sum(1 for each in found if quarter * HOUR / 4 < each <= (quarter + 1) * HOUR / 4) >= 20
+
+
+@given(
+    number=st.integers(0, 2**64),
+    spread=SPANS,
+    pilot_share=st.sampled_from((0.0, 0.3, 1.0)),
+    every=st.sampled_from((1, 2, 6, 24, 72)),
+    minutes=st.sampled_from((60, 180, 600)),
+    windows=st.booleans(),
+    ago=st.integers(0, 4),
+)
+def test_no_time_of_an_order_is_lost_to_its_spread_and_none_is_before_it_is_due(
+    number: int, spread: timedelta, pilot_share: float, every: int, minutes: int, windows: bool, ago: int
+) -> None:
+    """Whatever the spread: longer than the distance between times, than the window, than what is left until it expires."""
+    order = instruction(
+        offer_after=NOON,
+        mandatory_after=NOON + HOUR / 4,
+        expires_after=None,
+        recurrence=f"FREQ=HOURLY;INTERVAL={every}",
+    )
+    known = record(order, state=Stage.SUCCEEDED, occurrence=NOON, first_seen=NOON - ago * 3 * DAY)
+    policy = SitePolicy(site="s", spread_s=int(spread.total_seconds()), pilot_share=pilot_share, min_age_s=1)
+    opening = Window(
+        days=("mon", "tue", "wed", "thu", "fri", "sat", "sun"), start="12:00", minutes=minutes, clock="utc"
+    )
+    around = situation(order, policy=policy, client_id=client_number(number), windows=(opening,) if windows else ())
+    come = NOON + 9 * DAY  # a multiple of every distance, and long after the order's own brake
+    found = starts(known, around, come)
+    assert found is not None, "its spread has cost it the time"
+    due = come + HOUR / 4
+    assert due <= found <= due + spread
+    place = slot(client_number(number), f"{order.package}/{order.release}/{order.program}")
+    if place < pilot_share or not spread:
+        assert found == due
+    assert found < come + every * HOUR
+    # and it is the same whenever the service happens to look
+    for share in (0.3, 0.7):
+        line = decide(known, due + share * (found - due), around)
+        assert (line.code, line.until) == ("wait.brake", found) or found <= due + share * (found - due)
+
+
+@given(ago=st.integers(0, 72), spread=st.integers(1, 96))
+def test_a_recurring_order_never_starts_before_its_whole_brake_lets_it(ago: int, spread: int) -> None:
+    """A rule that comes each hour must not be a way around a spread of days: a stolen policy key could write one."""
+    order = instruction(offer_after=NOON, mandatory_after=NOON, recurrence="FREQ=HOURLY")
+    seen = NOON + 5 * DAY - ago * HOUR
+    policy = SitePolicy(site="s", spread_s=spread * 3600)
+    around = situation(order, policy=policy)
+    place = slot(around.client_id, f"{order.package}/{order.release}/{order.program}")
+    whole = seen + timedelta(hours=place * spread)
+    for hour in range(spread + 1):
+        now = NOON + 5 * DAY + hour * HOUR
+        line = decide(record(order, first_seen=seen), now, around)
+        assert line.action is not Action.RUN or now >= whole
+
+
+# -- programs that run once for each user ---------------------------------------------------------------------------------
+
+
+def for_each_user(order: InstructionRecord, *runs: tuple[str, Stage]) -> Situation:
+    program = Program(argv=("./setup",), run_as="each_user")
+    done = tuple(
+        UserRun(instruction=order.id, generation=1, user=user, state=state, changed=NOON) for user, state in runs
+    )
+    return situation((order.instruction, manifest(order.instruction, {"install": program})), user_runs={order.id: done})
+
+
+@pytest.mark.parametrize(
+    ("runs", "state", "told"),
+    [
+        ((("ada", Stage.SUCCEEDED), ("bob", Stage.RESTART_PENDING)), Stage.SUCCEEDED, "done for ada, bob"),
+        ((("ada", Stage.SUCCEEDED), ("bob", Stage.FAILED)), Stage.FAILED, "done for ada; failed for bob"),
+        ((("ada", Stage.SUCCEEDED), ("bob", Stage.WAITING)), Stage.FAILED, "done for ada; not done for bob"),
+    ],
+)
+def test_a_time_that_expires_is_what_it_came_to_for_its_users(
+    runs: tuple[tuple[str, Stage], ...], state: Stage, told: str
+) -> None:
+    order = daily(mandatory_after=NOON, state=Stage.WAITING, occurrence=NOON)
+    line = decide(order, NOON + 20 * HOUR, for_each_user(order, *runs))
+    assert (line.action, line.state, line.until) == (Action.DONE, state, NOON + DAY)
+    assert told in line.reason
+    nobody = decide(order, NOON + 20 * HOUR, for_each_user(order))
+    assert (nobody.action, nobody.state) == (Action.EXPIRE, Stage.EXPIRED)
+
+
+def test_users_of_the_time_before_do_not_count_for_the_next() -> None:
     order = daily(mandatory_after=NOON, state=Stage.WAITING, occurrence=NOON)
     program = Program(argv=("./setup",), run_as="each_user")
     runs = (UserRun(instruction=order.id, generation=1, user="ada", state=Stage.SUCCEEDED, changed=NOON),)
