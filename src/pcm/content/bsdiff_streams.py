@@ -82,7 +82,7 @@ def _add(plain: bytearray, at: int, old: bytes, diff: bytes) -> None:
         plain[at + start : at + start + size] = before
 
 
-def _streams(packed: bytes, plain_length: int) -> tuple[list[array.array[int]], bytes, bytes]:
+def _streams(packed: bytes, plain_length: int) -> tuple[list["array.array[int]"], bytes, bytes]:
     """Columns of the control stream, and the two others: together they make exactly `plain_length` bytes."""
     if len(packed) < _HEAD.size:
         raise wrong("it ends within its head")
@@ -101,7 +101,7 @@ def _streams(packed: bytes, plain_length: int) -> tuple[list[array.array[int]], 
     return control, _unpack(told[2], streams[1], diff_length), _unpack(told[4], streams[2], extra_length)
 
 
-def _columns(plain: bytes, count: int) -> list[array.array[int]]:
+def _columns(plain: bytes, count: int) -> list["array.array[int]"]:
     columns = []
     for number in range(3):
         column = array.array("i", plain[number * count * 4 : (number + 1) * count * 4])
