@@ -1,17 +1,18 @@
 """Every way to fetch, over the same files: a real process and a thread, over HTTP, from a directory and from a Samba share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from pcm.distribution.app import create_app
+from pcm.transport.channel import Channel
 from pcm.transport.client import TransferClient
 from pcm.transport.framing import Request
-from pcm.transport.in_process import transfer_in_thread
+from pcm.transport.in_process import open_thread
 from pcm.transport.response import Response
-from pcm.transport.source import Source
+from pcm.transport.source import ContentSource
 from tests.asgi_server import served
 from tests.samba_server import SambaServer, samba_server
 from tests.transfer_process import open_process
@@ -20,7 +21,7 @@ from tests.transfer_process import open_process
 class Fetching(NamedTuple):
     """A client, the address of a server, and the folder behind it."""
 
-    client: Source
+    client: ContentSource
     base: str
     root: Path
 
@@ -38,15 +39,16 @@ def samba() -> Iterator[SambaServer]:
         yield server
 
 
-class Reader:
+class Reader(TransferClient):
     """Asks with an account, as the service does."""
 
-    def __init__(self, client: TransferClient, account: str) -> None:
-        self._client, self._account = client, account
+    def __init__(self, open_channel: Callable[[], Channel], account: str) -> None:
+        super().__init__(open_channel)
+        self._account = account
 
-    def fetch(self, request: Request) -> Response:
-        """See `TransferClient.fetch`."""
-        return self._client.fetch(request._replace(account=self._account if request.url.startswith("smb:") else None))
+    def exchange(self, request: Request) -> Response:
+        """See `TransferClient.exchange`."""
+        return super().exchange(request._replace(account=self._account if request.url.startswith("smb:") else None))
 
 
 @pytest.fixture(
@@ -61,10 +63,12 @@ class Reader:
 )
 def fetching(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fetching]:
     where, how = request.param.split(", ")
-    client = TransferClient(open_process) if where == "process" else transfer_in_thread()
+    open_channel = open_process if where == "process" else open_thread
+    client = TransferClient(open_channel)
     if how == "share":
         samba: SambaServer = request.getfixturevalue("samba")
-        yield Fetching(Reader(client, samba.account), samba.url, samba.share)
+        client = Reader(open_channel, samba.account)
+        yield Fetching(client, samba.url, samba.share)
     else:
         base, root = request.getfixturevalue("http_root") if how == "http" else (tmp_path.as_uri(), tmp_path)
         yield Fetching(client, base, root)
