@@ -5,6 +5,7 @@ one. It decides nothing: a step that returns a change has ended the run, and the
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from pcm.model.assignment import State as Stage
@@ -14,6 +15,9 @@ from pcm.service.journal import Change
 from pcm.service.steps.detect import release_after
 from pcm.service.verdicts import judge_error
 from pcm.service.work import Context, Work
+
+_MOMENTS = frozenset({"check", "fetch", "stage", "consent", "run"})
+"""Steps that take no longer than the end of the run before them may wait, or say so themselves."""
 
 
 def _always(_work: Work) -> bool:
@@ -42,6 +46,11 @@ def follow(steps: Sequence[Step], work: Work, context: Context) -> Change:
     for step in steps:
         if (ended is not None and step is not steps[-1]) or not step.concerns(work):
             continue
+        if ended is not None and context.handover.waits:
+            context.handover.afterwards(partial(_take_last, step, previous, work, context))
+            return ended
+        if step.name not in _MOMENTS:
+            context.handover.settle()
         _pass_on(work, context, previous, step.name)
         previous = step.name
         change = _perform(step, work, context)
@@ -52,6 +61,13 @@ def follow(steps: Sequence[Step], work: Work, context: Context) -> Change:
     _pass_on(work, context, previous, "")
     assert ended is not None, "every run ends: the step that looks at its end returns a change"
     return ended
+
+
+def _take_last(step: Step, previous: str, work: Work, context: Context) -> None:
+    """The last step, of a run whose end had to wait."""
+    _pass_on(work, context, previous, step.name)
+    _perform(step, work, context)
+    _pass_on(work, context, step.name, "")
 
 
 def _pass_on(work: Work, context: Context, ended: str, begins: str) -> None:
@@ -92,6 +108,7 @@ def _concerns_one_user(change: Change) -> bool:
 
 def _end_without_result(work: Work, context: Context, change: Change) -> None:
     """Store what became of an instruction whose program has not run."""
+    context.handover.settle()
     now = context.clock()
     with context.state.transaction():
         current = context.journal.record(work.line.id)

@@ -129,23 +129,29 @@ class _Reach(NamedTuple):
 
 def _run_some(due: Sequence[Line], context: Context, reach: _Reach) -> Sequence[Line]:
     """Run lines of one plan, in order, for as long as it surely is what a new one would be; those that were run."""
-    for number, line in enumerate(due, start=1):
-        change = run_one(line, context, reach.manifests)
-        if number == len(due) or not is_plain(change) or reach.stopping():
-            return due[:number]
-        if not is_fresh(reach.planned, context.clock()) or context.state.changed_by_others() != reach.others:
-            return due[:number]
+    try:
+        for number, line in enumerate(due, start=1):
+            change = run_one(line, context, reach.manifests, followed=number < len(due))
+            if number == len(due) or not is_plain(change) or reach.stopping():
+                return due[:number]
+            if not is_fresh(reach.planned, context.clock()) or context.state.changed_by_others() != reach.others:
+                return due[:number]
+    finally:
+        context.handover.settle()
     return due
 
 
-def run_one(line: Line, context: Context, manifests: Mapping[str, Manifest] | None = None) -> Change:
+def run_one(
+    line: Line, context: Context, manifests: Mapping[str, Manifest] | None = None, *, followed: bool = False
+) -> Change:
     """Take one due line through the steps.
 
     Args:
         manifests: Those that it was planned with, if they are at hand.
+        followed: Another line comes right after this one: its end may be stored with the beginning of that one (`handover`).
 
     Returns:
-        What became of the instruction, as journalled.
+        What became of the instruction, as journalled (or about to be).
 
     Raises:
         StoreError: this computer cannot record what happens; if the program ran, recovery finds its result.
@@ -154,8 +160,10 @@ def run_one(line: Line, context: Context, manifests: Mapping[str, Manifest] | No
     if work is None:
         text = "Its signed manifest is not here any more."
         refused = Change(state=Stage.REFUSED, code="trust.unsigned_program", reason=text)
+        context.handover.settle()
         context.journal.change(line.id, refused, context.clock())
         return refused
+    work.followed = followed
     return follow(STEPS, work, context)
 
 

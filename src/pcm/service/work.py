@@ -19,6 +19,7 @@ from pcm.model.instruction import Instruction
 from pcm.model.package import PackageFile
 from pcm.model.program import EACH_USER, Program
 from pcm.protocol.manifest import Manifest
+from pcm.service.handover import Handover
 from pcm.service.history import History
 from pcm.service.journal import Change
 from pcm.service.machine.detection import Detected, Look, detect
@@ -46,6 +47,7 @@ class Context:
 
     Attributes:
         history: Runs and steps.
+        handover: What the run before has left to be stored.
         journal: Instructions and outcomes.
         clock: Aware, UTC.
         zone: The client's time zone, for times that mean its own clock.
@@ -70,6 +72,7 @@ class Context:
     ) -> None:
         self.state = state
         self.history = History(state)
+        self.handover = Handover(state)
         self.journal = self.history.journal
         self.machine = machine
         self.store = store
@@ -95,9 +98,18 @@ class Context:
         Raises:
             MachineError: it cannot be told.
         """
-        if not isinstance(detection, FileDetection):
-            self.state.write_notes()  # it may take long, and somebody may ask meanwhile how far it is
+        if not isinstance(detection, FileDetection) or detection.sha256 is not None:
+            self.turn_to_what_takes_long()
         return detect(detection, Look(self.machine, self.runs, run_as=run_as))
+
+    def turn_to_what_takes_long(self) -> None:
+        """Write down what has happened so far: somebody may ask meanwhile, or the power may go.
+
+        Raises:
+            StoreError: it cannot be recorded.
+        """
+        self.handover.settle()
+        self.state.write_notes()
 
 
 class Judged(NamedTuple):
@@ -121,6 +133,7 @@ class Work(msgspec.Struct):
         returning: That one's name; empty for the instruction's own.
         judged: Its program has worked, and its health is still to be looked at.
         unhealthy: Its end is stored, and the return is to come.
+        followed: Another run of the same plan comes right after it.
     """
 
     line: Line
@@ -134,6 +147,7 @@ class Work(msgspec.Struct):
     returning: str = ""
     judged: Judged | None = None
     unhealthy: bool = False
+    followed: bool = False
     detail: dict[str, object] = msgspec.field(default_factory=dict)
 
     @property

@@ -26,6 +26,8 @@ OF_AN_UNHEALTHY_ONE = ("rollback.", "return.")
 OF_THE_RUN = [
     point for point in faults.POINTS if not point.startswith((*ELSEWHERE, *OF_A_CHECKED_ONE, *OF_AN_UNHEALTHY_ONE))
 ]
+# where the first of two orders has not begun yet, or only it is at work
+BEFORE_THE_SECOND = {"plan.adopted", "check.begin"}
 # the two points between which a kill leaves nobody who saw the end, so that detection has to tell
 UNSEEN = {"run.launched"}
 
@@ -67,6 +69,24 @@ def test_a_kill_anywhere_loses_nothing_and_runs_nothing_twice(tmp_path: Path, po
     killed(tmp_path, point)
     assert_done_once(told(tmp_path), "run.interrupted" if point in UNSEEN else "")
     assert_done_once(told(tmp_path), "run.interrupted" if point in UNSEEN else "")
+
+
+def assert_both_done_once(after: dict[str, Any], second: str = "") -> None:
+    assert [record[1:] for record in after["records"]] == [["succeeded", ""], ["succeeded", second]]
+    assert (after["counter"], after["runs"], after["open"], after["ledger"], after["staging"]) == (2, [1, 1], 0, 2, [])
+    results = [outcome for outcome in after["outcomes"] if outcome[2]]
+    assert results == [["succeeded", "", True], ["succeeded", second, True]]
+
+
+@pytest.mark.parametrize("point", [point for point in OF_THE_RUN if point not in BEFORE_THE_SECOND])
+def test_a_kill_where_one_run_hands_over_to_the_next_loses_neither(tmp_path: Path, point: str) -> None:
+    killed(tmp_path, point, "pair")
+    assert_both_done_once(told(tmp_path, "pair"), "run.interrupted" if point in UNSEEN else "")
+    assert_both_done_once(told(tmp_path, "pair"), "run.interrupted" if point in UNSEEN else "")
+
+
+def test_two_runs_in_a_row_simply_work(tmp_path: Path) -> None:
+    assert_both_done_once(told(tmp_path, "pair"))
 
 
 def assert_returned_once(after: dict[str, Any]) -> None:

@@ -5,7 +5,8 @@ The program appends a line to `counter` each time it runs, then makes `installed
 
     python tests/integration/service_engine/trivial.py DIR [program [boot]]
 
-With `boot`, as on a computer whose boot has that id.
+With `boot`, as on a computer whose boot has that id. `pair`: the same program for two orders, one right after the other; the fault
+is that of the second run.
 """
 
 import hashlib
@@ -73,6 +74,7 @@ class Client:
         self.machine = machine or this_machine()
         self.brought: list[str] = []
         self.refuse_approval = False
+        self.on_agree: Callable[[Instruction], None] = lambda _instruction: None
         self.shift = timedelta()
         done = FileDetection(path=str(home / "installed"))
         remove = ("/bin/rm", "-f", str(home / "installed"))
@@ -91,6 +93,7 @@ class Client:
             ),
             "undo": Program(argv=("/bin/sh", "-c", undo), detect=Not(of=done), timeout_s=20),
             "install": Program(argv=("setup", str(home)), detect=done, timeout_s=20),
+            "repair": Program(argv=("setup", str(home)), detect=done, timeout_s=20),
             "uninstall": Program(argv=remove, detect=Not(of=done), timeout_s=20),
             "restart": Program(argv=("setup", str(home), "42"), exit_codes=ExitCodes(restart=(42,)), timeout_s=20),
         }
@@ -130,8 +133,9 @@ class Client:
                 self.brought.append(file.path)
                 self.context.store.add(file.sha256, file.length, [self.content[file.sha256]], "memory")
 
-    def agree(self, _instruction: Instruction, _program: Program, _now: datetime) -> None:
+    def agree(self, instruction: Instruction, _program: Program, _now: datetime) -> None:
         """The approvers."""
+        self.on_agree(instruction)
         if self.refuse_approval:
             raise TrustError("Too few approvals.", code="trust.approval")
 
@@ -205,10 +209,15 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """One check in this process."""
-    faults.arm(os.environ, home_given=True)
     client = Client(Path(arguments[0]), machine=Rebooted(arguments[2]) if len(arguments) > 2 else None)
     program = arguments[1] if len(arguments) > 1 else "install"
-    client.check(client.instruction(program=program, blocking_policy="close", notify=Notify(countdown_s=1)))
+    if program == "pair":
+        first, second = (client.instruction(number, program="repair") for number in (1, 2))
+        client.on_agree = lambda asked: faults.arm(os.environ, home_given=True) if asked.id == second.id else None
+        client.check(first, second)
+    else:
+        faults.arm(os.environ, home_given=True)
+        client.check(client.instruction(program=program, blocking_policy="close", notify=Notify(countdown_s=1)))
     history = client.context.history
     records = client.context.journal.records()
     told = {

@@ -5,6 +5,8 @@ that ends the run also moves the instruction, queues the outcome, and adds the l
 is found again.
 """
 
+from collections.abc import Callable
+
 from msgspec.structs import replace
 
 from pcm.model.assignment import State as Stage
@@ -41,6 +43,9 @@ def detect(work: Work, context: Context) -> Change | None:
     if wants_health(judged):
         work.judged = judged
         return None
+    if work.followed and judged.change.state is Stage.SUCCEEDED:
+        context.handover.leave(_end_of(judged, context), lambda: faults.reach("result.committed"))
+        return judged.change
     return store(judged, context)
 
 
@@ -98,15 +103,20 @@ def wants_health(judged: Judged) -> bool:
 
 def store(judged: Judged, context: Context) -> Change:
     """End a run: result, state, outcome, ledger entry and what is installed now are one transaction."""
+    _end_of(judged, context)()
+    faults.reach("return.result.committed" if returns(judged.run, judged.record) else "result.committed")
+    return judged.change
+
+
+def _end_of(judged: Judged, context: Context) -> Callable[[], None]:
+    """What stores the end of a run, with everything that belongs to it as it is at this moment."""
     run, record, change = judged.run, judged.record, judged.change
     assert change.result is not None, "the end of a run without a result"
     entry = make_entry(run, record.instruction, change.result, judged.verdict)
     release = None if judged.manifest is None else release_of(judged, context)
-    back = returns(run, record)
-    faults.reach("return.result.before_commit" if back else "result.before_commit")
-    context.history.end_run(run, change, entry, release, context.clock(), for_user=_is_one_users(judged))
-    faults.reach("return.result.committed" if back else "result.committed")
-    return change
+    now, one_users = context.clock(), _is_one_users(judged)
+    faults.reach("return.result.before_commit" if returns(run, record) else "result.before_commit")
+    return lambda: context.history.end_run(run, change, entry, release, now, for_user=one_users)
 
 
 def _is_one_users(judged: Judged) -> bool:

@@ -78,6 +78,6 @@ def check_health(program: Program, context: Context, run_as: str = SYSTEM) -> tu
         left_s = end_s - time.monotonic()
         if not complaint or left_s <= 0:
             return complaint[:400], tries
-        context.state.write_notes()
+        context.turn_to_what_takes_long()
         context.pause(min(pause_s, left_s))
         pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)

@@ -33,6 +33,7 @@ def run(work: Work, context: Context) -> Change | None:
     work.staging.verify(work.manifest.files)
     faults.reach(work.point("run.before_started"))
     with context.state.transaction():
+        context.handover.store()
         # check 13: immediately before. What returns to the last good version was allowed with the order that it undoes
         over = None if work.returning else check_still_allowed(work, context)
         if over is None and not work.returning:
@@ -40,9 +41,10 @@ def run(work: Work, context: Context) -> Change | None:
         record = _record(work, context, launch)
         if over is None:
             context.history.begin_run(record)
+    work.run = record if over is None else None
+    context.handover.stored()
     if over is not None:
         return over
-    work.run = record
     faults.reach(work.point("run.started"))
     try:
         running = context.machine.start(launch, work.reference)

@@ -11,6 +11,8 @@ from pcm.service.journal import Change
 from pcm.service.steps.check import check_user
 from pcm.service.work import Context, Work
 
+_MOMENT_BYTES, _MOMENT_FILES = 1 << 20, 32  # more than these take longer than a moment
+
 
 def stage(work: Work, context: Context) -> Change | None:
     """Make this run's package directory.
@@ -18,6 +20,8 @@ def stage(work: Work, context: Context) -> Change | None:
     Raises:
         TrustError: bytes that are not the signed ones. StoreError: no space. MachineError: the place is not protected.
     """
+    if work.manifest.content_bytes() > _MOMENT_BYTES or len(work.manifest.files) > _MOMENT_FILES:
+        context.turn_to_what_takes_long()
     try:
         _assemble(work, context)
     except StoreError as error:
