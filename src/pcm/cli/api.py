@@ -22,7 +22,8 @@ T = TypeVar("T")
 MAX_ANSWER = 256 * 2**20
 MAX_PROBLEM = 64 * 2**10
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
-# a large object may take the site a while to verify and store
+# a large object, or a manifest of many files, may take the site a while to verify and store
+_LARGE = 2**20
 _UPLOAD_TIMEOUT = httpx.Timeout(300.0, connect=10.0)
 
 
@@ -151,7 +152,7 @@ class Api:
         if content is not None:
             headers["content-type"] = "application/zstd" if stream is not None else "application/json"
         params = {name: value for name, value in (query or {}).items() if value is not None}
-        timeout = _UPLOAD_TIMEOUT if stream is not None else _TIMEOUT
+        timeout = _UPLOAD_TIMEOUT if stream is not None or len(content or b"") > _LARGE else _TIMEOUT
         with (
             mapped(url),
             self._client.stream(

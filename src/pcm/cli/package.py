@@ -41,7 +41,7 @@ def new(settings: Settings, directory: Path, name: str | None, version: str | No
 @click.pass_obj
 def lint(settings: Settings, directory: Path, strict: bool) -> None:
     """Check DIRECTORY: its package.yaml, its files, and what would go wrong on clients."""
-    made = packaging.read_directory(directory)
+    made = packaging.read_directory(settings, directory)
     packaging.show_findings(settings, made, strict=strict)
 
 
@@ -52,7 +52,7 @@ def lint(settings: Settings, directory: Path, strict: bool) -> None:
 @click.pass_obj
 def create(settings: Settings, directory: Path, draft: Path | None, strict: bool) -> None:
     """Check DIRECTORY, hash its files, and show the manifest that publishing would sign."""
-    made = packaging.read_directory(directory)
+    made = packaging.read_directory(settings, directory)
     packaging.refuse_errors(made, strict=strict)
     packaging.show_draft(settings, made, draft)
 
@@ -82,7 +82,7 @@ def publish(
 
     Content is uploaded first (only what the site lacks), then the manifest becomes visible at once. No key leaves this machine.
     """
-    made = packaging.read_directory(directory)
+    made = packaging.read_directory(settings, directory)
     packaging.refuse_errors(made, strict=strict)
     signing = packaging.Signing(keys, team, root_file, passphrase_file)
     packaging.publish(settings, made, signing, dry_run=dry_run)

@@ -12,6 +12,7 @@ import msgspec
 
 from pcm.cli import show
 from pcm.cli.ask import confirm, passphrase
+from pcm.cli.contexts import state_folder
 from pcm.cli.progress import progress
 from pcm.cli.settings import Settings
 from pcm.model.errors import RequestError
@@ -49,14 +50,15 @@ class Signing:
     passphrase_file: str | None
 
 
-def read_directory(directory: Path) -> Made:
-    """Read `package.yaml`, hash all files, and look both over.
+def read_directory(settings: Settings, directory: Path) -> Made:
+    """Read `package.yaml`, hash all files (those that were not hashed before), and look both over.
 
     Raises:
         DescriptionError: everything wrong with `package.yaml`.
         RequestError: `not_found`; what a package cannot carry.
     """
     from pcm.content.package_directory import scan  # noqa: PLC0415 - see cli.verbs
+    from pcm.distribution.scan_memory import HashedFiles  # noqa: PLC0415
 
     path = directory / FILE_NAME
     try:
@@ -71,8 +73,11 @@ def read_directory(directory: Path) -> Made:
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}.", code="request.unreadable") from None
     description = read_package_yaml(data, str(path))
-    with progress("Reading") as advance:
-        files = scan(directory, lambda at: advance(at.bytes_done, at.bytes_total, at.path))
+    with (
+        HashedFiles(state_folder() / "hashes", directory) as memory,
+        progress("Reading", settings.output) as advance,
+    ):
+        files = scan(directory, lambda at: advance(at.bytes_done, at.bytes_total, at.path), memory)
     return Made(directory, description, files, lint_package(description, files))
 
 
@@ -154,7 +159,7 @@ def publish(settings: Settings, made: Made, signing: Signing, *, dry_run: bool) 
             text = f"{made.title}, release {release}: team {who.team} could publish it now. Nothing was changed."
             show.print_done(settings, text, package=package.package, version=package.version, release=release)
             return
-        with progress("Uploading") as advance:
+        with progress("Uploading", settings.output) as advance:
             manifest, answer = publication.publish_package(
                 who, made.directory, package, lambda at: advance(at.bytes_done, at.bytes_total, at.path)
             )

@@ -20,6 +20,7 @@ from pcm.model.errors import PcmError, RequestError
 from pcm.model.package import Package
 from pcm.protocol.admin import TargetFile
 from pcm.protocol.admin_packages import Publication, PublicationAnswer, TeamView
+from pcm.protocol.manifest import MAX_BYTES as MAX_MANIFEST
 from pcm.protocol.manifest import Manifest, manifest_target, write_manifest
 from pcm.trust import ceremony, floors, metadata, package_repository, refresh
 from pcm.trust.codes import refuse
@@ -105,6 +106,12 @@ def publish_package(
     signed_at = datetime.fromtimestamp(int(packager.now_s), UTC)
     manifest = Manifest(**fields, signed_at=signed_at)
     body = write_manifest(manifest)
+    if len(body) > MAX_MANIFEST:
+        raise RequestError(
+            f"The manifest of {package.package} {package.version} would have {len(body)} bytes; {MAX_MANIFEST} is the limit. "
+            f"{len(package.files)} files with such long paths are too many: pack some together.",
+            code="request.too_large",
+        )
     upload_missing(directory, package.files, packager.site, on_progress)
     following = package_repository.add_target(packager.team, team.current, path, body, signers, _expiry(packager))
     answer = _send(packager, team, following, (TargetFile(path, body),), {package.package: package.release})
