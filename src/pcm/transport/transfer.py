@@ -191,6 +191,7 @@ if os.geteuid() == 0 and not open_to_all(sys.path):
         __import__(_name)
     with contextlib.suppress(ImportError):  # an extra, which may be missing
         __import__("pcm.transport.smb")
+        __import__("encodings.utf_16_le")  # which it speaks
 
 
 def main(arguments: list[str] | None = None) -> int:
