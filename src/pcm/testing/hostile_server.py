@@ -15,6 +15,7 @@ from typing import Self
 Misbehaviour = Callable[[socket.socket, threading.Event], None]
 
 OK = b"HTTP/1.1 200 OK\r\n"
+PART = b"HTTP/1.1 206 Partial Content\r\n"
 
 
 def _endlessly(head: bytes, piece: bytes, pause_s: float = 0.0) -> Misbehaviour:
@@ -71,6 +72,31 @@ MISBEHAVIOURS: dict[str, Misbehaviour] = {
     "wrong-range": _once(
         b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-3/4\r\nContent-Length: 4\r\n\r\nthis"
     ),
+    "endless-tiny-chunks": _endlessly(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 4096),
+    "chunk-extension-flood": _endlessly(
+        OK + b"Transfer-Encoding: chunked\r\n\r\n", (b"1;" + b"x" * 8000 + b"\r\nx\r\n") * 8
+    ),
+    # ranges: bytes 2 to 5 are asked for
+    "range-of-many": _once(
+        PART + b"Content-Type: multipart/byteranges; boundary=b\r\nContent-Length: 66\r\n\r\n"
+        b"--b\r\nContent-Range: bytes 2-5/10\r\n\r\nthis\r\n--b--\r\n12345678901234567"
+    ),
+    "range-nowhere": _once(PART + b"Content-Length: 4\r\n\r\nthis"),
+    "range-of-another-length": _once(PART + b"Content-Range: bytes 2-5/10\r\nContent-Length: 3\r\n\r\nthi"),
+    "range-cut": _once(PART + b"Content-Range: bytes 2-3/10\r\nContent-Length: 2\r\n\r\nth"),
+    "range-too-long": _once(PART + b"Content-Range: bytes 2-9/10\r\nContent-Length: 8\r\n\r\nthisthat"),
+    "range-backwards": _once(PART + b"Content-Range: bytes 5-2/10\r\nContent-Length: 4\r\n\r\nthis"),
+    "range-beyond-the-end": _once(PART + b"Content-Range: bytes 2-5/4\r\nContent-Length: 4\r\n\r\nthis"),
+    "range-in-other-units": _once(PART + b"Content-Range: lines 2-5/10\r\nContent-Length: 4\r\n\r\nthis"),
+    "range-in-chunks-too-short": _once(
+        PART + b"Content-Range: bytes 2-5/10\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nth\r\n0\r\n\r\n"
+    ),
+    "range-in-chunks-too-long": _once(
+        PART + b"Content-Range: bytes 2-5/10\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nthisthat\r\n0\r\n\r\n"
+    ),
+    "range-until-close-too-short": _once(PART + b"Content-Range: bytes 2-5/10\r\n\r\nth"),
+    "range-out-of-too-little": _once(OK + b"Content-Length: 1\r\n\r\nx"),
+    "range-out-of-endless": _endlessly(OK + b"\r\n", b"xx", pause_s=0.01),
     # heads
     "silent": _once(b"", hold=True),
     "gone": _once(b""),
@@ -100,6 +126,14 @@ MISBEHAVIOURS: dict[str, Misbehaviour] = {
         OK + b"Transfer-Encoding: chunked\r\n\r\n2;ext=1\r\ngo\r\n2\r\nod\r\n0\r\nX-Trailer: yes\r\n\r\n"
     ),
     "good-until-close": _once(OK + b"\r\ngood"),
+    "range-good": _once(PART + b"Content-Range: bytes 2-5/10\r\nContent-Length: 4\r\n\r\ngood"),
+    "range-good-untold": _once(PART + b"Content-Range: bytes 2-5/*\r\nContent-Length: 4\r\n\r\ngood"),
+    "range-good-chunked": _once(
+        PART + b"Content-Range: bytes 2-5/10\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ngood\r\n0\r\n\r\n"
+    ),
+    "range-good-until-close": _once(PART + b"Content-Range: bytes 2-5/10\r\n\r\ngood"),
+    "range-good-out-of-all": _once(OK + b"Content-Length: 10\r\n\r\n12goodmore"),
+    "range-good-out-of-endless": _endlessly(OK + b"\r\n12good", b"x" * 65536),
 }
 
 

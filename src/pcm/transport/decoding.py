@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_WINDOW = 16 * 1024 * 1024  # bytes; level 19 uses 8 MiB
 READ = 128 * 1024
+_MAGIC = b"\x28\xb5\x2f\xfd"  # skippable frames have others
 _HEADER = 18  # the longest frame header, RFC 8878, section 3.1.1.1
 
 
@@ -122,6 +123,8 @@ class Frame:
             parameters = zstandard.get_frame_parameters(start)
         except zstandard.ZstdError as error:
             raise transfer_error("transfer.damaged", "The server's object is not a zstd frame.") from error
+        if not start.startswith(_MAGIC):
+            raise transfer_error("transfer.damaged", "The server's object begins with something to be skipped.")
         if parameters.window_size > MAX_WINDOW:
             raise transfer_error("transfer.damaged", "The server's object needs too large a window to decode.")
         unknown = parameters.content_size >= (1 << 64) - 2  # ZSTD_CONTENTSIZE_UNKNOWN, _ERROR

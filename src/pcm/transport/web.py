@@ -157,6 +157,8 @@ class WebAnswer:
         if response.status == 206:
             self.most = max(request.max_bytes - request.have, 0)
         self._promised = self._check(request)
+        if response.status == 206 and self._promised is not None:
+            self.most = self._promised
         counted = response.getheader("content-length") is not None and not response.chunked
         self._left = self._promised if counted or self._promised == 0 else None
 

@@ -1,10 +1,13 @@
 """Every misbehaviour of the hostile server, met by a real transfer process: the right code, in time, and the next request works."""
 
 import http.client
+import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import zstandard
 
 from pcm.model.errors import TransferError
 from pcm.testing.hostile_server import MISBEHAVIOURS, HostileServer
@@ -32,6 +35,20 @@ EXPECTED = {
     "encoded": "transfer.protocol",
     "odd-transfer-encoding": "transfer.protocol",
     "wrong-range": "transfer.protocol",
+    "endless-tiny-chunks": "transfer.too_long",
+    "chunk-extension-flood": "transfer.too_long",
+    "range-of-many": "transfer.protocol",
+    "range-nowhere": "transfer.protocol",
+    "range-of-another-length": "transfer.protocol",
+    "range-cut": "transfer.protocol",
+    "range-too-long": "transfer.protocol",
+    "range-backwards": "transfer.protocol",
+    "range-beyond-the-end": "transfer.protocol",
+    "range-in-other-units": "transfer.protocol",
+    "range-in-chunks-too-short": "transfer.truncated",
+    "range-in-chunks-too-long": "transfer.too_long",
+    "range-until-close-too-short": "transfer.truncated",
+    "range-out-of-too-little": "transfer.truncated",
     "silent": "transfer.timeout",
     "gone": "transfer.unreachable",
     "reset": "transfer.unreachable",
@@ -53,6 +70,8 @@ EXPECTED = {
     "busy": "transfer.server_error",
 }
 GOOD = {"good", "good-chunked", "good-until-close"}
+GOOD_RANGES = {name for name in MISBEHAVIOURS if name.startswith("range-good")}
+ANYHOW = {"range-out-of-endless"}  # four bytes are taken out of it, and no more
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +96,13 @@ def request(server: HostileServer, name: str) -> Request:
         min_rate=1000,
         rate_window_s=0.5,
         answer_s=0.8,
-        offset=offset,
+        offset=2 if name.startswith("range-") else offset,
+        length=4 if name.startswith("range-") else 0,
     )
 
 
 def test_every_misbehaviour_has_its_code() -> None:
-    assert set(EXPECTED) | GOOD == set(MISBEHAVIOURS)
+    assert set(EXPECTED) | GOOD | GOOD_RANGES | ANYHOW == set(MISBEHAVIOURS)
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
@@ -100,6 +120,76 @@ def test_a_misbehaving_server_gets_its_code(server: HostileServer, client: Trans
 def test_a_well_behaved_answer_is_taken(server: HostileServer, client: TransferClient, name: str) -> None:
     with client.fetch(request(server, name)) as response:
         assert (response.status, response.read()) == (200, b"good")
+
+
+@pytest.mark.parametrize("name", sorted(GOOD_RANGES | ANYHOW))
+def test_a_range_is_taken_and_not_a_byte_more(server: HostileServer, client: TransferClient, name: str) -> None:
+    with client.fetch(request(server, name)._replace(max_bytes=4)) as response:
+        assert response.status == 206
+        assert response.read() == (b"xxxx" if name in ANYHOW else b"good")
+
+
+@pytest.mark.parametrize("name", ["range-good", "range-of-many", "range-nowhere"])
+def test_a_range_that_nobody_asked_for_is_refused(server: HostileServer, client: TransferClient, name: str) -> None:
+    with pytest.raises(TransferError) as caught:
+        client.fetch(request(server, name)._replace(offset=0, length=0))
+    assert caught.value.code == "transfer.protocol"
+
+
+def test_a_server_that_has_no_range_to_give_is_asked_twice_at_most(
+    server: HostileServer, client: TransferClient, tmp_path: Path
+) -> None:
+    """It says that nothing is left, of a length that changes with each answer."""
+    server.answers["none"] = b"HTTP/1.1 416 No\r\nContent-Range: bytes */7\r\nContent-Length: 0\r\n\r\n"
+    (tmp_path / "part").write_bytes(b"12345")
+    part = os.open(tmp_path / "part", os.O_RDWR)
+    before = len(server.requests)
+    with pytest.raises(TransferError) as caught:
+        client.fetch_into(request(server, "none"), part)
+    assert caught.value.code == "transfer.truncated"
+    assert len(server.requests) == before + 2
+    assert os.pread(part, 100, 0) == b"12345"
+    os.close(part)
+
+
+BOMBS = {
+    "skippable frames": (b"\x50\x2a\x4d\x18\x10\0\0\0" + bytes(16)) * 1000,
+    "a skippable frame before": b"\x50\x2a\x4d\x18\x04\0\0\0" + bytes(4) + zstandard.ZstdCompressor().compress(b"x" * 1000),
+    "a skippable frame behind": zstandard.ZstdCompressor().compress(b"x" * 1000) + b"\x50\x2a\x4d\x18\x04\0\0\0" + bytes(4),
+    "frames after frames": zstandard.ZstdCompressor().compress(b"x" * 1000) * 1000,
+    "empty frames": zstandard.ZstdCompressor().compress(b"") * 50_000,
+    # a magic, a descriptor that tells no length, a window of 8 MiB; then blocks without content, the last one missing
+    "empty blocks": b"\x28\xb5\x2f\xfd\x00\x68" + b"\0\0\0" * 300_000,
+    # blocks of four bytes that stand for 128 KiB each
+    "blocks of one byte": b"\x28\xb5\x2f\xfd\x00\x68" + ((1 << 20) | 2).to_bytes(3, "little") + b"x" * 1
+    + (((1 << 20) | 2).to_bytes(3, "little") + b"x") * 200_000,
+    "a window of two gigabytes": b"\x28\xb5\x2f\xfd\x00\xa8" + b"\0\0\0" * 10,
+    "a window of 17 MiB": b"\x28\xb5\x2f\xfd\x00\x71" + b"\0\0\0" * 10,
+    "a dictionary": b"\x28\xb5\x2f\xfd\x21\x07\x05" + b"\x29\0\0hello",
+    "a reserved block": b"\x28\xb5\x2f\xfd\x20\x05" + b"\x2f\0\0hello",
+    "an old format": b"\x26\xb5\x2f\xfd" + bytes(100),
+}  # fmt: skip
+
+
+# what they unpack to is within its bounds, and has another hash than any file or is that file
+HARMLESS = {"a skippable frame behind", "empty frames", "empty blocks"}
+
+
+@pytest.mark.parametrize("name", sorted(BOMBS))
+def test_a_bomb_of_zstd_is_bounded_and_the_process_goes_on(client: TransferClient, name: str) -> None:
+    with HostileServer({"bomb": BOMBS[name]}) as server:
+        bomb = Request(f"{server.url}/bomb", max_bytes=1 << 21, decode="zstd", max_decoded_bytes=1000, total_s=20)
+        began = time.monotonic()
+        try:
+            with client.fetch(bomb) as response:
+                came = response.read()
+        except TransferError as error:
+            assert error.code in ("transfer.damaged", "transfer.too_long")
+        else:
+            assert name in HARMLESS
+            assert len(came) <= 1000
+        assert time.monotonic() - began < 10
+        assert client.fetch(request(server, "good")).read() == b"good"
 
 
 def test_a_redirect_is_not_followed(server: HostileServer, client: TransferClient) -> None:
