@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from pcm.model.errors import TransferError
 from pcm.transport.answers import Head
 from pcm.transport.framing import Request, transfer_error
 
@@ -152,17 +153,15 @@ class CutOut:
         self._answer = answer
         length = answer.head.headers.get("content-length", "")
         total = int(length) if length.isascii() and length.isdigit() and len(length) < 19 else None
-        self._left = request.length or 1 << 62
+        self._left, self._came = request.length or 1 << 62, 0
         skipped, scratch = 0, memoryview(bytearray(_PIECE))
         while skipped < request.offset:
             count = answer.read_into(scratch[: request.offset - skipped])
             if not count:
-                raise transfer_error(
-                    "transfer.truncated", "The server's file ends before the range that was asked for."
-                )
+                raise _ended()
             skipped += count
         headers = {name: value for name, value in answer.head.headers.items() if name != "content-length"}
-        if total is not None:
+        if total is not None and total > request.offset:
             last = min(total, request.offset + self._left) - 1
             headers["content-range"] = f"bytes {request.offset}-{last}/{total}"
         self.head = Head(206, headers)
@@ -170,9 +169,16 @@ class CutOut:
     def read_into(self, buffer: memoryview) -> int:
         """See `Answer.read_into`."""
         count = self._answer.read_into(buffer[: min(self._left, len(buffer))]) if self._left else 0
+        if not count and not self._came:
+            raise _ended()
+        self._came += count
         self._left -= count
         return count
 
     def close(self) -> None:
         """See `Answer.close`."""
         self._answer.close()
+
+
+def _ended() -> TransferError:
+    return transfer_error("transfer.truncated", "The server's file ends before the range that was asked for.")
