@@ -5,6 +5,7 @@ floors and this client's circumstances, and the verdicts are kept in one transac
 instructions changed, and again before anything runs, so that a withdrawn package is noticed at the last moment.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from pcm.model.errors import PcmError, RequestError, StoreError, TransferError
 from pcm.model.instruction import Instruction
 from pcm.protocol.policy import SitePolicy, read_policy, write_policy
 from pcm.service import faults
+from pcm.service.content_records import held_manifests
 from pcm.service.inbox import (
     OLDER_ORDER,
     PACKAGES_DUE,
@@ -167,7 +169,9 @@ class Catalogue:
                     )
             connection.execute(
                 "DELETE FROM manifests WHERE sha256 NOT IN (SELECT manifest_sha256 FROM instructions) "
-                "AND sha256 NOT IN (SELECT manifest_sha256 FROM runs WHERE finished = 0)"
+                "AND sha256 NOT IN (SELECT manifest_sha256 FROM runs WHERE finished = 0) "
+                "AND sha256 NOT IN (SELECT value FROM json_each(?))",  # what the next version's patches start from
+                (json.dumps(sorted(held_manifests(self._it.state))),),
             )
         return before != self._it.state.rows("SELECT id, verdict_code FROM instructions WHERE present = 1")
 

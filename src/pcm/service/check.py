@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pcm.model.errors import MachineError, PcmError, TrustError
 from pcm.model.instruction import Instruction
-from pcm.model.package import PackageFile
 from pcm.model.program import Program
 from pcm.protocol.enrolment import ClientConfiguration
 from pcm.service import inbox, transfer_progress
@@ -31,7 +30,6 @@ from pcm.service.sources import Network, end_pauses
 from pcm.service.state import State
 from pcm.service.succession import take_over
 from pcm.service.tables import count
-from pcm.service.transfer_progress import TransferProgress
 
 if TYPE_CHECKING:
     from pcm.service.trial import Trial
@@ -308,6 +306,7 @@ class Check:
 
     def _context(self) -> "Context":
         from pcm.content.client_store import ClientStore  # noqa: PLC0415 - with the runner
+        from pcm.service.content_bring import ContentBringing  # noqa: PLC0415
         from pcm.service.work import Context  # noqa: PLC0415
 
         it = self._it
@@ -315,38 +314,13 @@ class Check:
             state=it.state,
             machine=it.machine,
             store=ClientStore(it.places.store),
-            bring=self._bring,
+            bring=ContentBringing(it, self._catalogue),
             agree=self._agree,
             clock=it.clock,
             zone=local_zone(),
             staging=it.places.staging,
             runs=it.places.runs,
         )
-
-    def _bring(self, files: Sequence[PackageFile], staging_bytes: int) -> None:
-        """Check 12: files by hash, from distribution servers in their order."""
-        from pcm.content.assembly import bring  # noqa: PLC0415 - only when something is missing
-        from pcm.content.client_store import ClientStore  # noqa: PLC0415
-        from pcm.transport.object_source import object_fetch  # noqa: PLC0415
-
-        it = self._it
-        servers = self._catalogue.servers()
-        names = [choice.server for choice in servers.choices(it.clock(), it.network.chance) if choice.usable]
-        progress = TransferProgress(it.places.runtime, files)
-        try:
-            brought = bring(
-                files,
-                ClientStore(it.places.store),
-                names,
-                object_fetch(it.network.client),
-                staging_bytes=staging_bytes,
-                on_progress=progress,
-            )
-        finally:
-            progress.end()
-        for complaint in brought.complaints:
-            it.state.refuse(complaint.code, it.clock(), complaint.message[:1000], complaint.source)
-        it.say(f"{count(brought.files, 'file')} brought, {count(brought.bytes, 'byte')}.")
 
     def _agree(self, instruction: Instruction, program: Program, now: datetime) -> None:
         """Approvals once more, at the moment of the launch (check 13)."""

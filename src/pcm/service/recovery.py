@@ -11,9 +11,11 @@ from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 
+from pcm.content.parts import Parts
 from pcm.model.assignment import State as Stage
 from pcm.model.errors import MachineError, StoreError
 from pcm.service import faults
+from pcm.service.content_records import held_manifests, read_policy
 from pcm.service.journal import Change
 from pcm.service.machine.interface import SYSTEM, RunningProgram, RunReference
 from pcm.service.records import InstructionRecord, RunRecord, to_text
@@ -150,14 +152,21 @@ def _collect(context: Context) -> None:
     ordered = [each for each in records if each.present or each.state in {Stage.RUNNING, Stage.RESTART_PENDING}]
     installed = [each for each in records if each.state in {Stage.SUCCEEDED, Stage.ALREADY_INSTALLED}]
     wanted = _contents(ordered, context)
+    budget = read_policy(context.state).store_bytes or KEPT_BYTES
+    held = _files_of(held_manifests(context.state), context)  # what the next version's patches start from
     with contextlib.suppress(StoreError):  # tried again tomorrow; it is only space
-        context.store.collect(wanted | _contents(installed, context), 0)
-        context.store.collect(wanted, KEPT_BYTES)
+        context.store.collect(wanted | _contents(installed, context) | held, 0)
+        context.store.collect(wanted, budget)
+        Parts(context.store.root).sweep(budget)
 
 
 def _contents(records: Iterable[InstructionRecord], context: Context) -> set[str]:
     """The files of their packages, by SHA-256."""
-    manifests = context.history.manifests(each.manifest_sha256 for each in records)
+    return _files_of((each.manifest_sha256 for each in records), context)
+
+
+def _files_of(wanted: Iterable[str], context: Context) -> set[str]:
+    manifests = context.history.manifests(wanted)
     return {file.sha256 for manifest in manifests.values() for file in manifest.files}
 
 

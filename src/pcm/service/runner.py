@@ -178,7 +178,7 @@ def fetch_early(line: Line, context: Context) -> None:
         return
     change: Change | None = None
     try:
-        context.bring(work.manifest.files, work.manifest.content_bytes() + work.program.disk_bytes)
+        context.bring(work.needed(early=True))
         context.journal.mark_fetched(line.id)
     except PcmError as error:
         change = judge_error(work.record, error, context.clock())

@@ -8,7 +8,7 @@ concern this client are signed with its key. It verifies nothing, and keeps noth
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
@@ -18,11 +18,14 @@ from pcm.service.state import State
 from pcm.transport.client import Response, TransferClient, code_of_status
 from pcm.transport.failover import Attempt, try_each
 from pcm.transport.framing import Request
-from pcm.transport.health import Choice, Health, order
+from pcm.transport.health import Choice, Health, order, record_failure, record_success
 from pcm.transport.locations import parse_location
 from pcm.transport.signing import sign_request
 from pcm.trust.codes import refuse
 from pcm.trust.fetching import TOO_LONG
+
+if TYPE_CHECKING:
+    from pcm.content.assembly import Brought
 
 LOGON = "logon"
 DISTRIBUTION = "distribution"
@@ -210,6 +213,24 @@ class Servers:
             return try_each(choices, question, self.health, now, chance)
         finally:
             self._keep()
+
+    def note_transfers(self, brought: "Brought", now: datetime, chance: random.Random, *, limited: bool) -> None:
+        """Learn from a fetch: who failed, and, unless policy held it back, how quick the one was that gave most.
+
+        Args:
+            limited: The rate says nothing about the servers.
+        """
+        blamed = {each.source: each.code for each in brought.complaints}
+        for name in self.names:
+            known = self.health.get(name, Health())
+            if name in blamed:
+                self.health[name] = record_failure(known, blamed[name], now, chance)
+        if brought.traffic and brought.seconds > 0 and not limited:
+            most = brought.traffic[0]
+            if most.source in self.names and most.source not in blamed:
+                known = self.health.get(most.source, Health())
+                self.health[most.source] = record_success(known, transferred=(most.bytes, brought.seconds))
+        self._keep()
 
     def _keep(self) -> None:
         known = {name: self.health[name] for name in self.names if name in self.health}

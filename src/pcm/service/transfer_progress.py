@@ -7,6 +7,7 @@ and shall not wake the disk. It is written whole or not at all. Nothing is decid
 
 import contextlib
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +18,17 @@ from pcm.model.package import PackageFile
 from pcm.protocol.manifest import Manifest
 
 if TYPE_CHECKING:
-    from pcm.content.assembly import FetchProgress
+    from pcm.content.carrying import FetchProgress
 
 NAME = "progress"
 _MOST_BYTES = 4096
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """One moment. `first` (a hash) and `files` tell whose content it is: `fits`. Bytes are those of the files as they will be."""
+    """One moment. `first` (a hash) and `files` tell whose content it is: `fits`. `done`, `total`: of the files as they will be.
+
+    All in bytes. `travelled` came over the network, at `rate` a second, by `way` from `source`; `to_travel` will have in the end.
+    """
 
     first: str
     files: int
@@ -32,6 +36,10 @@ class Snapshot(msgspec.Struct, frozen=True):
     total: int
     rate: float
     left_s: float | None
+    travelled: int = 0
+    to_travel: int = 0
+    way: str = ""
+    source: str = ""
 
     def fits(self, manifest: Manifest) -> bool:
         """Whether this is about that package's content."""
@@ -50,14 +58,24 @@ class TransferProgress:
         self._path = folder / NAME
         self._first = files[0].sha256 if files else ""
         self._files = len(files)
+        self._lock = threading.Lock()  # files may come in two threads
 
     def __call__(self, progress: "FetchProgress") -> None:
         """Replace what was written before."""
         snapshot = Snapshot(
-            self._first, self._files, progress.bytes_done, progress.bytes_total, progress.rate, progress.left_s
+            self._first,
+            self._files,
+            progress.bytes_done,
+            progress.bytes_total,
+            progress.rate,
+            progress.left_s,
+            progress.travelled,
+            progress.to_travel,
+            progress.way,
+            progress.source,
         )
         fresh = self._path.with_name(f".{NAME}.new")
-        with contextlib.suppress(OSError):
+        with self._lock, contextlib.suppress(OSError):
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(fresh, flags, 0o600)
             try:

@@ -12,6 +12,7 @@ from pcm.model.assignment import State as Stage
 from pcm.model.errors import PcmError, Retry, TransferError, TrustError
 from pcm.model.program import ExitClass
 from pcm.protocol.report import RunResult
+from pcm.service.content_limits import METERED
 from pcm.service.journal import Change
 from pcm.service.records import InstructionRecord
 
@@ -20,6 +21,7 @@ RETRY_RUNS = 8
 FIRST_BACK_OFF_S = 60
 LONGEST_BACK_OFF_S = 6 * 3600
 REFUSED_BACK_OFF_S = 15 * 60
+METERED_PAUSE_S = 15 * 60
 UNHEALTHY = "health.failed"
 """Code of an instruction whose program worked, but not well. While its state is 'running', the return is still to come."""
 CLOSING = "blocking.close"
@@ -169,6 +171,14 @@ def judge_error(record: InstructionRecord, error: PcmError, now: datetime, *, re
     """
     if returning:
         return _judge_return_error(record, returning, error, now)
+    if error.code == METERED:  # another network may be there at any time, and waiting for it is no failure
+        return Change(
+            state=Stage.WAITING,
+            code=error.code,
+            reason=error.message,
+            not_before=now + timedelta(seconds=METERED_PAUSE_S),
+            attempts=record.attempts,
+        )
     if isinstance(error, TrustError):
         wait = back_off(record, now, first_s=REFUSED_BACK_OFF_S)
         return _again(record, Stage.REFUSED, error, wait)

@@ -6,7 +6,7 @@ out of this process (network, approvals, clock) comes in here as a plain functio
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,6 @@ import msgspec
 from pcm.content.client_store import ClientStore
 from pcm.model.detection import Detection, FileDetection
 from pcm.model.instruction import Instruction
-from pcm.model.package import PackageFile
 from pcm.model.program import EACH_USER, Program
 from pcm.protocol.manifest import Manifest
 from pcm.service.handover import Handover
@@ -29,9 +28,21 @@ from pcm.service.plan import Line
 from pcm.service.records import InstructionRecord, RunRecord
 from pcm.service.state import State
 
-Bring = Callable[[Sequence[PackageFile], int], None]
-"""See to it that the store holds these files, with this many bytes left over for staging and the program; raises StoreError,
-TransferError, TrustError (`content.assembly.bring` with the site's servers)."""
+
+class Needed(NamedTuple):
+    """A package whose files the store shall hold, with so many bytes left over for staging and the program.
+
+    `early`: nothing waits for it yet.
+    """
+
+    manifest_sha256: str
+    manifest: Manifest
+    staging_bytes: int
+    early: bool = False
+
+
+Bring = Callable[[Needed], None]
+"""See to it that the store holds what is needed; raises StoreError, TransferError, TrustError (`content_bring`)."""
 
 Agree = Callable[[Instruction, Program, datetime], None]
 """Count the approvals that an instruction carries, at this time; raises TrustError `trust.approval` if they are too few."""
@@ -169,6 +180,11 @@ class Work(msgspec.Struct):
     def program_name(self) -> str:
         """Name of the program that runs."""
         return self.returning or self.instruction.program
+
+    def needed(self, *, early: bool = False) -> Needed:
+        """What it needs of content."""
+        room = self.manifest.content_bytes() + self.program.disk_bytes
+        return Needed(self.record.manifest_sha256, self.manifest, room, early)
 
     def point(self, name: str) -> str:
         """Name of a fault point: what returns passes points of its own."""

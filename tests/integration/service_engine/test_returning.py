@@ -1,6 +1,6 @@
 """Health checks and the return to the last good version: real programs, through the real steps, and what is known afterwards."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from msgspec.structs import replace
 from pcm.model.assignment import State as Stage
 from pcm.model.detection import CommandDetection, Detection, FileDetection, Not
 from pcm.model.errors import TransferError
-from pcm.model.package import PackageFile
 from pcm.model.program import ExitCodes, Program
 from pcm.service import recovery
 from pcm.service.plan import Presence
 from pcm.service.records import InstalledRelease, InstructionRecord
 from pcm.service.runner import drain
+from pcm.service.work import Needed
 from tests.integration.service_engine.trivial import Client, Rebooted
 
 Make = Callable[..., Client]
@@ -177,10 +177,10 @@ def test_a_return_whose_files_do_not_come_is_tried_again_at_the_next_checks(make
     client = make()
     real = client.bring
 
-    def breaks_after_the_first_run(files: Sequence[PackageFile], more: int) -> None:
+    def breaks_after_the_first_run(needed: Needed) -> None:
         if client.counted():
             raise TransferError("No server answers.", code="transfer.unreachable")
-        real(files, more)
+        real(needed)
 
     object.__setattr__(client.context, "bring", breaks_after_the_first_run)
     losing = client.context.store

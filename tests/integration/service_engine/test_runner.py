@@ -22,6 +22,7 @@ from pcm.service.planner import plan
 from pcm.service.records import InstalledRelease, InstructionRecord, StepRecord
 from pcm.service.runner import STEPS, drain, run_one
 from pcm.service.state import State
+from pcm.service.work import Needed
 from tests.integration.service_engine.trivial import Client
 
 Make = Callable[..., Client]
@@ -334,7 +335,7 @@ def test_wrong_bytes_refuse_the_order_until_the_right_ones_come(make: Make) -> N
 
 def test_a_file_that_the_disk_has_spoilt_is_brought_again(make: Make) -> None:
     client = make()
-    client.bring(client.manifest.files, 0)
+    client.bring(Needed("0" * 64, client.manifest, 0))
     [name] = client.content
     (client.home / "var" / "store" / name[:2] / name).write_bytes(b"x" * len(client.content[name]))
     client.check(client.instruction())

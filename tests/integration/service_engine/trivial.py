@@ -34,7 +34,7 @@ from pcm.service.machine.linux.computer import LinuxMachine
 from pcm.service.plan import Plan, Situation
 from pcm.service.records import InstructionRecord
 from pcm.service.state import State
-from pcm.service.work import Context
+from pcm.service.work import Context, Needed
 
 CLIENT = "0123456789abcdef0123456789abcdef"
 BLOCKER = "pcm-test-blocker"
@@ -126,9 +126,9 @@ class Client:
         """The real time, moved by `shift`."""
         return datetime.now(UTC) + self.shift
 
-    def bring(self, files: Sequence[PackageFile], _staging_bytes: int) -> None:
+    def bring(self, needed: Needed) -> None:
         """The distribution server."""
-        for file in files:
+        for file in needed.manifest.files:
             if not self.context.store.has(file.sha256, file.length):
                 self.brought.append(file.path)
                 self.context.store.add(file.sha256, file.length, [self.content[file.sha256]], "memory")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pcm.content.assembly import FetchProgress
+from pcm.content.carrying import FetchProgress
 from pcm.model.instruction import Deferral, Instruction, Notify
 from pcm.model.program import Program
 from pcm.protocol import local

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pcm.content.assembly import FetchProgress
+from pcm.content.carrying import FetchProgress
 from pcm.service import transfer_progress
 from pcm.service.transfer_progress import TransferProgress
 from tests.unit.service_engine.making import instruction, manifest

@@ -333,6 +333,9 @@ class Machine(Processes, Protocol):
     def engaged(self, sessions: Sequence[Session]) -> Engaged:
         """Whether those who are logged on should rather not be disturbed."""
 
+    def metered(self) -> bool:
+        """Whether the network is paid by volume, as far as the system knows."""
+
     def processes_named(self, names: Collection[str]) -> list[Standing]:
         """Find processes of these exact program names, whoever's they are; never one of this service's own."""
 

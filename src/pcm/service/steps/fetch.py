@@ -22,7 +22,7 @@ def fetch(work: Work, context: Context) -> Change | None:
         if not work.returning:
             _show_downloading(work, context)
         context.turn_to_what_takes_long()
-        context.bring(work.manifest.files, work.manifest.content_bytes() + work.program.disk_bytes)
+        context.bring(work.needed())
     if not work.record.fetched:
         context.journal.mark_fetched(work.line.id, soon=True)
     return None

@@ -29,7 +29,7 @@ def stage(work: Work, context: Context) -> Change | None:
             raise
         # the store has thrown the spoilt file away: bring it, and assemble anew
         let_go(work, context)
-        context.bring(work.manifest.files, work.manifest.content_bytes() + work.program.disk_bytes)
+        context.bring(work.needed())
         _assemble(work, context)
     work.detail = {"files": len(work.manifest.files)}
     return None

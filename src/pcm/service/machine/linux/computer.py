@@ -109,6 +109,12 @@ class LinuxMachine:
 
         return engaged(sessions)
 
+    def metered(self) -> bool:
+        """See `linux.engaged.is_metered`."""
+        from pcm.service.machine.linux.engaged import is_metered  # noqa: PLC0415 - only where content comes
+
+        return is_metered()
+
     def processes_named(self, names: Collection[str]) -> list[Standing]:
         """See `linux.blocking`: loaded only where a program names what is in its way."""
         from pcm.service.machine.linux import blocking  # noqa: PLC0415

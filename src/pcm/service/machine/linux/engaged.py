@@ -36,7 +36,7 @@ def engaged(
     except MachineError:
         return Engaged(tuple(busy))
     try:
-        if bus.read(_NETWORK, "/org/freedesktop/NetworkManager", _NETWORK, "Metered") in _METERED_STATES:
+        if _asks_metered(bus):
             busy.append(METERED)
         locked = bool(screens) and all(
             bus.read(_LOGIN, session_path(session.name), f"{_LOGIN}.Session", "LockedHint") is True
@@ -45,6 +45,22 @@ def engaged(
     finally:
         bus.close()
     return Engaged(tuple(busy), locked)
+
+
+def is_metered(socket: str = SOCKET) -> bool:
+    """Whether the network is paid by volume, as NetworkManager says or guesses; where it does not run, nobody knows: no."""
+    try:
+        bus = SystemBus(socket)
+    except MachineError:
+        return False
+    try:
+        return _asks_metered(bus)
+    finally:
+        bus.close()
+
+
+def _asks_metered(bus: SystemBus) -> bool:
+    return bus.read(_NETWORK, "/org/freedesktop/NetworkManager", _NETWORK, "Metered") in _METERED_STATES
 
 
 def keeps_screen_on(users: Collection[int], folder: Path = _INHIBITORS) -> bool:
