@@ -107,7 +107,8 @@ class TransferClient:
             conversation.abandon()
             raise transfer_error("transfer.protocol", f"{request.url} says 'not changed' without having been asked.")
         if request.part is not None and head.status in (200, 206):
-            empty(request.part, head.kept)
+            with _costing(conversation):
+                empty(request.part, head.kept)
         return Response(conversation, request, self._count, head, deadline)
 
     def fetch_into(self, request: Request, part: int, on_progress: Callable[[int], None] | None = None) -> Fetched:

@@ -169,7 +169,8 @@ def empty(part: int, length: int = 0) -> None:
         StoreError: `store.not_writable`.
     """
     with storing("the part file"):
-        os.ftruncate(part, length)
+        if os.fstat(part).st_size != length:
+            os.ftruncate(part, length)
 
 
 def _unpack(text: str) -> str:
