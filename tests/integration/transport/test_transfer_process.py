@@ -2,8 +2,6 @@
 
 import ast
 import ctypes
-import datetime as dt
-import ipaddress
 import os
 import signal
 import socket
@@ -17,10 +15,6 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from pcm.model.errors import TransferError
 from pcm.service.machine.here import this_machine
@@ -31,6 +25,7 @@ from pcm.transport.client import TransferClient
 from pcm.transport.framing import Request, Settings
 from pcm.transport.in_process import transfer_in_thread
 from pcm.transport.transfer import open_to_all
+from tests.certificates import own_certificate
 from tests.transfer_process import open_process, start_process
 
 PROTECTIONS = {
@@ -200,27 +195,7 @@ def test_strange_file_urls_are_refused(url: str) -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that signs itself, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pcm test")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "ca.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return folder / "ca.pem", folder / "key.pem"
+    return own_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def accepting(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
