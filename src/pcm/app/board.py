@@ -20,6 +20,12 @@ _STATE = 15
 _BAR = 16
 _LEAST_TEXT = 24
 _RECENT = timedelta(days=30)
+WAYS = {
+    "patch": "only what changed",
+    "small": "small files together",
+    "whole": "whole files",
+    "peer": "from computers nearby",
+}
 
 
 class Moment(NamedTuple):
@@ -158,8 +164,15 @@ def _transfer(transfer: Transfer, screen: Screen) -> tuple[str, str]:
     fraction = transfer.done / transfer.total if transfer.total else 0.0
     end = "" if transfer.left_s is None else f"  {roughly(timedelta(seconds=transfer.left_s))} left"
     speed = f", {size(int(transfer.rate))}/s" if transfer.rate else ""
-    more = f"{size(transfer.done)} of {size(transfer.total)}{speed}"
+    more = f"{size(transfer.done)} of {size(transfer.total)}{speed}{_way(transfer)}"
     return f"{bar(fraction, _BAR, plain=screen.plain)} {percent(fraction)}{end}", more
+
+
+def _way(transfer: Transfer) -> str:
+    """How it comes, and from whom: the host alone, or the folder."""
+    way = WAYS.get(transfer.way, "")
+    host = transfer.source.partition("://")[2].partition("/")[0] or transfer.source
+    return f", {way}" + (f" from {host}" if host else "") if way else ""
 
 
 def _name_width(sections: dict[str, list[Item]], screen: Screen) -> int:

@@ -91,13 +91,21 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Transfer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Content on its way. `id`: for which instruction; bytes are those of the files as they will be; `rate`: bytes a second."""
+    """Content on its way. `id`: for which instruction; `done`, `total`: bytes of the files as they will be.
+
+    `travelled` came over the network, at `rate` bytes a second, by `way` (`patch`, `small`, `whole`, `peer`) from `source`; in
+    the end it will be `to_travel`, if that is known.
+    """
 
     id: str
     done: int
     total: int
     rate: float = 0.0
     left_s: float | None = None
+    travelled: int = 0
+    to_travel: int = 0
+    way: str = ""
+    source: str = ""
 
 
 class Restart(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -186,12 +194,36 @@ class WhyLine(msgspec.Struct, frozen=True, omit_defaults=True):
     until: datetime | None = None
 
 
-class Why(msgspec.Struct, frozen=True, tag_field="answer", tag="why"):
-    """Answer to `why`: the planner's decision trace, then what was refused lately (the newest first)."""
+class ContentWay(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Files that came by one way (see `Transfer`) from one source; `plain` their bytes, `bytes` what travelled."""
+
+    way: str
+    source: str
+    files: int
+    plain: int
+    bytes: int
+    reason: str = ""
+
+
+class Content(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a package's content came: `travelled` bytes, `saved` less than the `whole` that its objects would have taken."""
+
+    came: datetime | None = None
+    travelled: int = 0
+    whole: int = 0
+    saved: int = 0
+    missing_files: int = 0
+    missing_bytes: int = 0
+    ways: tuple[ContentWay, ...] = ()
+
+
+class Why(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer", tag="why"):
+    """Answer to `why`: the planner's decision trace, then what was refused lately (the newest first). `content`: how it came."""
 
     id: str
     state: str
     lines: tuple[WhyLine, ...]
+    content: Content | None = None
 
 
 class Accepted(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="answer", tag="accepted"):

@@ -40,7 +40,7 @@ def show_transfer(
     for record in records:
         manifest = manifests.get(record.manifest_sha256)
         if manifest is not None and record.state not in SETTLED and snapshot.fits(manifest):
-            return local.Transfer(record.id, snapshot.done, snapshot.total, snapshot.rate, snapshot.left_s)
+            return transfer_progress.to_transfer(record.id, snapshot)
     return None
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pcm.model.package import PackageFile
+from pcm.protocol import local
 from pcm.protocol.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -102,6 +103,21 @@ def read(folder: Path) -> Snapshot | None:
             return msgspec.json.decode(file.read(_MOST_BYTES), type=Snapshot)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def to_transfer(instruction: str, snapshot: Snapshot) -> local.Transfer:
+    """As it is told to whoever watches that instruction."""
+    return local.Transfer(
+        instruction,
+        snapshot.done,
+        snapshot.total,
+        snapshot.rate,
+        snapshot.left_s,
+        snapshot.travelled,
+        snapshot.to_travel,
+        snapshot.way,
+        snapshot.source,
+    )
 
 
 def stamp(folder: Path) -> int:

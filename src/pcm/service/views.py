@@ -24,6 +24,7 @@ from pcm.service.asking import (
     why_not_cancel,
     why_not_run,
 )
+from pcm.service.content_views import explain_content
 from pcm.service.facts import AGENT_VERSION
 from pcm.service.history import History
 from pcm.service.journal import Journal
@@ -95,6 +96,9 @@ def explain(state: State, outlook: Outlook, asker: Asker, wanted: str, now: date
         lines = [_why(finding) for finding in line.trace]
     for run in History(state).runs(record.id, record.generation):
         lines += [*_closed_for(state, run), _attempt(run)]
+    manifest = History(state).manifests([record.manifest_sha256]).get(record.manifest_sha256)
+    about_content, content = explain_content(state, record, manifest, now)
+    lines += about_content
     lines += [
         local.WhyLine(
             "trust" if refusal.code.startswith("trust.") else "source",
@@ -105,7 +109,7 @@ def explain(state: State, outlook: Outlook, asker: Asker, wanted: str, now: date
         )
         for refusal in reversed(state.refusals(limit=_SHOWN_REFUSALS))
     ]
-    return local.Why(record.id, record.state.value if line is None else line.state.value, tuple(lines))
+    return local.Why(record.id, record.state.value if line is None else line.state.value, tuple(lines), content)
 
 
 def show_status(

@@ -121,7 +121,7 @@ class _Watch:
         if snapshot is None or before is None or snapshot.total != before.total:
             self._stamp = ()  # something else comes, or it has ended: whose it is, a look will tell
             return
-        transfer = local.Transfer(before.id, snapshot.done, snapshot.total, snapshot.rate, snapshot.left_s)
+        transfer = transfer_progress.to_transfer(before.id, snapshot)
         if transfer != before:
             self._told = replace(self._told, standing=replace(self._told.standing, transfer=transfer))
             self._say(local.Progress(transfer))

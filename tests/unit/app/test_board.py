@@ -117,6 +117,11 @@ def test_content_on_its_way_has_a_bar_speed_and_rest() -> None:
     assert "████············  25%  90 s left" in shown
     assert "120.0 MB of 480.0 MB, 4.0 MB/s" in shown
     assert "%" not in text(coming, transfer=local.Transfer("another", 1, 2))
+    patches = local.Transfer(coming.id, 1, 2, way="patch", source="https://near.example.org:8443/distribution")
+    assert "only what changed from near.example.org:8443" in " ".join(text(coming, transfer=patches).split())
+    assert "whole files from /mnt/stick" in " ".join(
+        text(coming, transfer=local.Transfer(coming.id, 1, 2, way="whole", source="/mnt/stick")).split()
+    )
     assert " 0%" in text(coming, transfer=local.Transfer(coming.id, 0, 0))
 
 
