@@ -73,9 +73,11 @@ def _take_last(step: Step, previous: str, work: Work, context: Context) -> None:
 def _pass_on(work: Work, context: Context, ended: str, begins: str) -> None:
     """Journal the end of one step and the beginning of the next, at the latest with what the next one changes."""
     now = context.clock()
-    if ended:
+    if ended and begins:
+        context.history.note_passage(work.run_id, ended, work.detail, begins, now)
+    elif ended:
         context.history.note_step(work.run_id, ended, "end", now, work.detail)
-    if begins:
+    elif begins:
         context.history.note_step(work.run_id, begins, "begin", now)
     work.detail = {}
     if ended:

@@ -23,6 +23,7 @@ from pcm.service import ledger
 from pcm.service.journal import Change, Journal
 from pcm.service.records import (
     InstalledRelease,
+    InstructionRecord,
     LedgerEntry,
     RunRecord,
     StepRecord,
@@ -37,6 +38,7 @@ _SELECT = (
     "SELECT run, instruction, generation, attempt, program, manifest_sha256, argv, run_as, started, ended, reference, boot_id, "
     "result, finished, occurrence FROM runs"
 )
+_NOTE = "INSERT INTO steps (run, step, phase, at, detail) VALUES"
 _OBSERVED_RUNS = 200
 _results = msgspec.json.Decoder(RunResult)
 _manifests = msgspec.json.Decoder(Manifest)
@@ -51,8 +53,11 @@ class History:
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
-    def begin_run(self, run: RunRecord) -> None:
+    def begin_run(self, run: RunRecord, record: InstructionRecord | None = None) -> None:
         """Record, durably and before anything starts, that a run starts now; its instruction is running from here on.
+
+        Args:
+            record: The instruction, where the caller has just read it, inside the same transaction.
 
         Raises:
             StoreError: it could not be recorded, or this attempt is recorded already; then nothing may start.
@@ -68,15 +73,15 @@ class History:
                     run.attempt,
                     run.program,
                     run.manifest_sha256,
-                    json.dumps(run.argv),
+                    _as_json(run.argv),
                     run.run_as,
                     to_text(run.started),
-                    json.dumps(run.reference),
+                    _as_json(run.reference),
                     run.boot_id,
                     to_text_or_none(run.occurrence),
                 ),
             )
-            record = self.journal.record(run.instruction)
+            record = record or self.journal.record(run.instruction)
             change = Change(state=Stage.RUNNING, attempts=record.attempts)
             if run.program != record.instruction.program:  # the return to the last good version: why stays known
                 change = replace(change, code=record.code, reason=record.reason)
@@ -176,8 +181,15 @@ class History:
 
     def note_step(self, run: str, step: str, phase: str, at: datetime, detail: dict[str, Any] | None = None) -> None:
         """Record that a step begins or ended, with the next transaction: nothing is decided by it, so a kill may take it."""
-        query = "INSERT INTO steps (run, step, phase, at, detail) VALUES (?, ?, ?, ?, ?)"
-        self.state.note(query, (run, step, phase, to_text(at), json.dumps(detail) if detail else "{}"))
+        self.state.note(
+            f"{_NOTE} (?, ?, ?, ?, ?)", (run, step, phase, to_text(at), _as_json(detail) if detail else "{}")
+        )
+
+    def note_passage(self, run: str, ended: str, detail: dict[str, Any], begins: str, at: datetime) -> None:
+        """Record, as `note_step`, that one step of a run has ended, with its detail, and that the next one begins."""
+        now = to_text(at)
+        end = (run, ended, "end", now, _as_json(detail) if detail else "{}")
+        self.state.note(f"{_NOTE} (?, ?, ?, ?, ?), (?, ?, ?, ?, ?)", (*end, run, begins, "begin", now, "{}"))
 
     def steps(self, run: str) -> list[StepRecord]:
         """The steps of one run, in order."""
@@ -260,6 +272,10 @@ def _run(row: tuple[Any, ...]) -> RunRecord:
         finished=bool(row[13]),
         occurrence=to_time_or_none(row[14]),
     )
+
+
+def _as_json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _json(text: str) -> Any:

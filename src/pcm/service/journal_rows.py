@@ -4,6 +4,7 @@ Serves steps 6–12, behind `pcm.service.journal`, which asks the database and c
 the store, and says so; nothing is guessed.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -29,7 +30,7 @@ def read_record(row: tuple[Any, ...]) -> InstructionRecord:
     return InstructionRecord(
         id=row[0],
         generation=row[1],
-        instruction=_decode(_instructions, row[2]),
+        instruction=_instruction(row[2]),
         state=_stage(row[3]),
         code=row[4],
         reason=row[5],
@@ -79,6 +80,13 @@ def _stage(text: str) -> Stage:
         return Stage(text)
     except ValueError:
         raise StoreError(f"The state database holds the unknown state {text!r}.", code="store.damaged") from None
+
+
+@lru_cache(maxsize=256)
+def _instruction(body: bytes) -> Instruction:
+    """Signed orders change rarely, and each is read several times in a check; nothing changes the value once it is made."""
+    instruction: Instruction = _decode(_instructions, body)
+    return instruction
 
 
 def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:

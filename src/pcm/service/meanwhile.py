@@ -14,13 +14,16 @@ from pcm.service.records import InstructionRecord
 from pcm.service.state import State
 
 
-def heard_meanwhile(state: State, planned: InstructionRecord, now: datetime) -> Change | None:
+def heard_meanwhile(
+    state: State, planned: InstructionRecord, now: datetime, present: InstructionRecord | None = None
+) -> Change | None:
     """What becomes of an instruction that may not begin any more; None: nobody has said anything against it.
 
     Args:
         planned: Its record when the plan was made.
+        present: Its record now, where the caller has just read it, inside the same transaction.
     """
-    record = Journal(state).record(planned.id)
+    record = present or Journal(state).record(planned.id)
 
     def wait(code: str, reason: str, stage: Stage = Stage.WAITING) -> Change:
         return Change(state=stage, code=code, reason=reason, not_before=record.not_before, attempts=record.attempts)

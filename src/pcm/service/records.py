@@ -175,9 +175,11 @@ def to_text(moment: datetime) -> str:
     Raises:
         ValueError: A time without a zone.
     """
-    if moment.tzinfo is None:
-        raise ValueError("a time without a zone cannot be stored")
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+    if moment.tzinfo is not UTC:
+        if moment.tzinfo is None:
+            raise ValueError("a time without a zone cannot be stored")
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds")
 
 
 def to_text_or_none(moment: datetime | None) -> str | None:

@@ -36,11 +36,12 @@ def run(work: Work, context: Context) -> Change | None:
         context.handover.store()
         # check 13: immediately before. What returns to the last good version was allowed with the order that it undoes
         over = None if work.returning else check_still_allowed(work, context)
+        present = context.journal.record(work.line.id)
         if over is None and not work.returning:
-            over = heard_meanwhile(context.state, work.record, context.clock())
+            over = heard_meanwhile(context.state, work.record, context.clock(), present)
         record = _record(work, context, launch)
         if over is None:
-            context.history.begin_run(record)
+            context.history.begin_run(record, present)
     work.run = record if over is None else None
     context.handover.stored()
     if over is not None:

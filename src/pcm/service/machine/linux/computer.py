@@ -201,9 +201,7 @@ class LinuxMachine:
     def _processes(self) -> Processes:
         # chosen, and loaded, at the first run: most processes of the service, the resident one above all, never start a program
         if self._chosen is None:
-            from pcm.service.machine.linux.systemd import systemd_serves  # noqa: PLC0415
-
-            self._chosen = _back_end("systemd" if systemd_serves() else "tree")
+            self._chosen = _back_end("systemd" if _systemd_serves() else "tree")
         return self._chosen
 
     def _back_end_of(self, reference: RunReference) -> Processes:
@@ -211,8 +209,19 @@ class LinuxMachine:
         return mine if mine.name == reference.back_end else _back_end(reference.back_end)
 
 
+def _systemd_serves() -> bool:
+    if not os.path.isdir("/run/systemd/system"):  # noqa: PTH112 - then nothing of it need be loaded (sd_booted(3))
+        return False
+    from pcm.service.machine.linux.systemd import systemd_serves  # noqa: PLC0415
+
+    return systemd_serves()
+
+
 def _back_end(name: str) -> Processes:
-    from pcm.service.machine.linux.systemd import SystemdProcesses  # noqa: PLC0415
+    if name == "systemd":
+        from pcm.service.machine.linux.systemd import SystemdProcesses  # noqa: PLC0415
+
+        return SystemdProcesses()
     from pcm.service.machine.linux.tree import TreeProcesses  # noqa: PLC0415
 
-    return SystemdProcesses() if name == SystemdProcesses.name else TreeProcesses()
+    return TreeProcesses()

@@ -22,12 +22,16 @@ _PR_SET_NO_NEW_PRIVS = 38
 _libc = ctypes.CDLL(None, use_errno=True)
 # `syscall` and `prctl` are variadic: name every argument as a full register, or the upper half is left to chance
 _libc.syscall.restype = ctypes.c_long
+_libc.syscall.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
 _libc.prctl.restype = ctypes.c_int
 _libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
 
 
 class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+_SIZE_OF_HOW = ctypes.sizeof(_OpenHow)
 
 
 def openat2(folder: int, path: str, flags: int, mode: int, resolve: int) -> int:
@@ -39,15 +43,9 @@ def openat2(folder: int, path: str, flags: int, mode: int, resolve: int) -> int:
     Raises:
         OSError: ELOOP for a symbolic link, EXDEV for a way out, ENOSYS or EPERM where the call is missing or filtered.
     """
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    how, name = _OpenHow(flags | os.O_CLOEXEC, mode, resolve), os.fsencode(path)
     while True:
-        result = _libc.syscall(
-            ctypes.c_long(_SYS_OPENAT2),
-            ctypes.c_long(folder),
-            ctypes.c_char_p(os.fsencode(path)),
-            ctypes.byref(how),
-            ctypes.c_size_t(ctypes.sizeof(how)),
-        )
+        result = _libc.syscall(_SYS_OPENAT2, folder, name, ctypes.addressof(how), _SIZE_OF_HOW)
         if result >= 0:
             return int(result)
         number = ctypes.get_errno()

@@ -162,9 +162,10 @@ class TreeProcesses:
     def forget(self, reference: RunReference) -> None:
         """See `Processes.forget`. The output stays; its pipe, the kept result and the temporary files go."""
         path = Path(reference.output_path)
+        folder = path.parent
         remove_pipe(path)
-        remove_result(path.parent)
-        remove_temporary(path.parent, reference.run_id, reference.user_id)
+        remove_result(folder)
+        remove_temporary(folder, reference.run_id, reference.user_id)
 
     def _keep(self, folder: Path) -> Callable[[Ended], None]:
         def keep(ended: Ended) -> None:

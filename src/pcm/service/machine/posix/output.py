@@ -51,15 +51,16 @@ class ProgramOutput:
         """
         descriptors: list[int] = []
         try:
+            folder, pipe = path.parent, _pipe_of(path)
             with contextlib.suppress(FileExistsError):
-                path.parent.mkdir(mode=0o700)
-            _check_own(path.parent)
+                folder.mkdir(mode=0o700)
+            _check_own(folder)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptors.append(os.open(path, flags, 0o600))
-            os.mkfifo(_pipe_of(path), 0o600)
-            descriptors.append(_open_reader(path))
+            os.mkfifo(pipe, 0o600)
+            descriptors.append(_open_reader(pipe))
             # reading and writing: see the module's docstring
-            descriptors.append(os.open(_pipe_of(path), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
+            descriptors.append(os.open(pipe, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
         except FileExistsError:
             _close(descriptors)
             raise MachineError(
@@ -83,7 +84,7 @@ class ProgramOutput:
         try:
             descriptors.append(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
             stored = os.lseek(descriptors[0], 0, os.SEEK_END)
-            descriptors.append(_open_reader(path))
+            descriptors.append(_open_reader(_pipe_of(path)))
             again = cls(path, limit_bytes, descriptors[0], descriptors[1], -1, stored)
             again._tail = os.pread(descriptors[0], TAIL_BYTES, max(0, stored - TAIL_BYTES))
         except OSError as error:
@@ -101,9 +102,8 @@ class ProgramOutput:
         try:
             return cls.reopen(path, limit_bytes)
         except MachineError:
-            for left in (path, _pipe_of(path)):
-                with contextlib.suppress(FileNotFoundError):
-                    left.unlink()
+            path.unlink(missing_ok=True)
+            remove_pipe(path)
             anew = cls.create(path, limit_bytes)
             anew.close_program_end()
             anew.note(_LOST)
@@ -180,19 +180,19 @@ def has_pipe(path: Path) -> bool:
 def remove_pipe(path: Path) -> None:
     """Take the pipe's name away; it only serves recovery. The output itself stays."""
     with contextlib.suppress(FileNotFoundError):
-        _pipe_of(path).unlink()
+        os.unlink(_pipe_of(path))  # noqa: PTH108 - at each run
 
 
-def _pipe_of(path: Path) -> Path:
-    return path.with_name(path.name + ".pipe")
+def _pipe_of(path: Path) -> str:
+    return f"{path}.pipe"
 
 
-def _open_reader(path: Path) -> int:
+def _open_reader(pipe: str) -> int:
     # for writing too: a pipe that others closed would otherwise report its end for ever, and wake the waiting for nothing
-    reader = os.open(_pipe_of(path), os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     if not stat.S_ISFIFO(os.fstat(reader).st_mode):
         os.close(reader)
-        raise MachineError(f"{_pipe_of(path)} is not a pipe.", code="machine.run_folder")
+        raise MachineError(f"{pipe} is not a pipe.", code="machine.run_folder")
     return reader
 
 

@@ -88,12 +88,12 @@ def _remove(top: _Level, folder: int | None) -> None:
 
 def _remove_one(levels: list[_Level], name: str) -> None:
     level = levels[-1]
+    if _unlink(level.descriptor, name):
+        return
     if len(levels) < _MAX_DEPTH:
         deeper = _enter(level.descriptor, name)
         if deeper is not None:
             levels.append(deeper)
-        return
-    if _unlink(level.descriptor, name):
         return
     raised = f".deep-{os.urandom(8).hex()}"
     os.rename(name, raised, src_dir_fd=level.descriptor, dst_dir_fd=levels[0].descriptor)
