@@ -14,6 +14,7 @@ import msgspec
 
 from pcm.model.errors import TransferError
 from pcm.service.identity import Identity
+from pcm.service.nearness import near_servers
 from pcm.service.state import State
 from pcm.transport.client import Response, TransferClient, code_of_status
 from pcm.transport.failover import Attempt, try_each
@@ -187,7 +188,7 @@ class Servers:
 
     def choices(self, now: datetime, chance: random.Random) -> list[Choice]:
         """Every server in the order in which it is tried, each with its reason."""
-        return order(self.names, self._ordered, self.health, now, chance)
+        return order(self.names, self._ordered, self.health, now, chance, near_servers(self.names))
 
     def forget_refusals(self) -> None:
         """An administrator has asked for a fresh try: servers that refused this client's key are asked again."""

@@ -5,20 +5,22 @@ walks down the list. Pure: time and chance are given. The documented order is th
 decision trace (`pcmsvc why`) shows it:
 
     1. preferred servers, in the order in which they are named
-    2. servers that were measured, quickest first
-    3. servers not known yet, shuffled
-    4. servers that failed lately, the soonest due first: a last resort
-    5. servers that refused this client's key, or its account the files, only when their (slow) retry is due (KB Q230242)
+    2. servers on this computer's own subnet
+    3. servers that were measured, those first that would bring some megabytes soonest
+    4. servers not known yet, shuffled
+    5. servers that failed lately, the soonest due first: a last resort
+    6. servers that refused this client's key, or its account the files, only when their (slow) retry is due (KB Q230242)
 """
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 FIRST_PAUSE_S = 30.0
 LONGEST_PAUSE_S = 3600.0
 REFUSED_PAUSE_S = 4 * 3600.0
+USUAL_BYTES, USUAL_RATE = 8 * 1024 * 1024, 10e6  # what a server is compared by, and the rate of one never measured
 _SPREAD = 1.25
 _MEMORY = 0.7  # weight of what was known before in a moving average
 
@@ -56,6 +58,7 @@ def order(
     health: Mapping[str, Health],
     now: datetime,
     chance: random.Random,
+    near: Collection[str] = (),
 ) -> list[Choice]:
     """Put servers into the order in which to try them.
 
@@ -66,6 +69,7 @@ def order(
         health: What is remembered; servers without an entry are unknown.
         now: Aware.
         chance: Shuffles the unknown ones, so that clients spread over servers.
+        near: Those of them that are on this computer's own subnet.
 
     Returns:
         Every server once, unusable ones (refused, not due) last.
@@ -79,17 +83,31 @@ def order(
     ready = [name for name in names if name not in waiting]
     measured = [name for name in ready if known[name].latency_s is not None and name not in first]
     unknown = [name for name in ready if known[name].latency_s is None and name not in first]
-    measured.sort(key=lambda name: known[name].latency_s or 0.0)
+    measured.sort(key=lambda name: (name not in near, _expected_s(known[name])))
     chance.shuffle(unknown)
+    neighbours = [name for name in (*measured, *unknown) if name in near]
     for last in (failed, refused):
         last.sort(key=lambda name: known[name].due or now)
     return [
         *(Choice(name, True, f"preferred, number {first.index(name) + 1}") for name in first if name in ready),
-        *(Choice(name, True, f"answers in {(known[name].latency_s or 0.0) * 1000:.0f} ms") for name in measured),
-        *(Choice(name, True, "not measured yet, in random order") for name in unknown),
+        *(Choice(name, True, f"on this subnet, {_measured(known[name])}") for name in neighbours),
+        *(Choice(name, True, _measured(known[name])) for name in measured if name not in near),
+        *(Choice(name, True, "not measured yet, in random order") for name in unknown if name not in near),
         *(Choice(name, True, f"last resort: {_failure(name, known[name])}") for name in failed),
         *(Choice(name, False, f"not asked: {_failure(name, known[name])}") for name in refused),
     ]
+
+
+def _expected_s(health: Health) -> float:
+    """Seconds that a usual amount would take from a measured server."""
+    return (health.latency_s or 0.0) + USUAL_BYTES / (health.rate or USUAL_RATE)
+
+
+def _measured(health: Health) -> str:
+    if health.latency_s is None:
+        return "not measured yet"
+    rate = f", {health.rate / 1e6:.1f} MB/s" if health.rate else ""
+    return f"answers in {health.latency_s * 1000:.0f} ms{rate}"
 
 
 def _waits(health: Health, now: datetime) -> bool:

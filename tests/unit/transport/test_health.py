@@ -65,6 +65,25 @@ def test_q161310_what_is_neither_preferred_nor_measured_is_shuffled_evenly() -> 
     assert set(kept) == {"first"}
 
 
+def test_q156402_a_server_of_this_subnet_comes_before_quicker_ones_and_after_preferred_ones() -> None:
+    known = {"quick": Health(latency_s=0.001, rate=1e9), "here": Health(latency_s=0.2), "slow": Health(latency_s=0.9)}
+    servers = ["quick", "slow", "here", "new here", "first"]
+    choices = order(servers, ["first"], known, NOW, random.Random(1), near={"here", "new here"})
+    assert names(choices) == ["first", "here", "new here", "quick", "slow"]
+    assert [choice.reason for choice in choices[1:4]] == [
+        "on this subnet, answers in 200 ms",
+        "on this subnet, not measured yet",
+        "answers in 1 ms, 1000.0 MB/s",
+    ]
+    down = known | {"here": Health(failures=1, code="transfer.timeout", due=LATER)}
+    assert names(order(["quick", "here"], [], down, NOW, random.Random(1), near={"here"})) == ["quick", "here"]
+
+
+def test_q156402_of_servers_that_answer_alike_the_one_with_the_higher_rate_comes_first() -> None:
+    known = {"thin": Health(latency_s=0.01, rate=2e5), "thick": Health(latency_s=0.03, rate=5e7), "new": Health()}
+    assert names(order(["new", "thin", "thick"], [], known, NOW, random.Random(1))) == ["thick", "thin", "new"]
+
+
 def test_unknown_servers_are_spread_over_clients() -> None:
     first = {order(["a", "b", "c"], [], {}, NOW, random.Random(seed))[0].server for seed in range(40)}
     assert first == {"a", "b", "c"}
