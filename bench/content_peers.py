@@ -121,6 +121,11 @@ METHODS: dict[str, Callable[[Ready, str, Path], list[str]]] = {
 }
 
 
+def has(name: str) -> bool:
+    """Whether what that method needs is installed."""
+    return shutil.which(name.split(maxsplit=1)[0]) is not None
+
+
 def perform(argv: list[str], server: Nginx) -> Took:
     """Run a client to its end."""
     server.forget()
