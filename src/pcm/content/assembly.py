@@ -9,14 +9,15 @@ of networks.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from pcm.content.bundle_index import Listing
+from pcm.content.bundle_index import Listing, bundle_path
 from pcm.content.bundles import Finding, KnownBundle, Version
 from pcm.content.carrying import Carrier, Complaint, FetchProgress, Traffic
 from pcm.content.client_store import ClientStore
 from pcm.content.object_bringing import ObjectBringing
+from pcm.content.objects import object_path
 from pcm.content.parts import Parts
 from pcm.content.settling import Settling
 from pcm.content.stretches import Stretches, UnusableError
@@ -28,9 +29,11 @@ from pcm.model.package import PackageFile
 RESERVE_BYTES = 64 * 1024 * 1024  # left on the disk for the system and the service's own records
 BESIDE_BYTES = 1024 * 1024  # of a bundle, from which on it is undone by another process while it comes
 
-Neighbours = Callable[[Sequence[PackageFile], Callable[[Sequence[PackageFile]], None]], None]
-"""See to it that the store holds as many of these files as computers of this subnet give, with a way to bring this computer's own
-share from the servers."""
+Neighbours = Callable[
+    [Sequence[PackageFile], Callable[[Sequence[PackageFile]], None], Callable[[PackageFile, str], None]], None
+]
+"""See to it that the store holds as many of these files as computers of this subnet give: with a way to bring this computer's own
+share from the servers, and one to say that a file came from a peer."""
 
 
 class Wanted(NamedTuple):
@@ -187,10 +190,10 @@ class _Assembly:
                     self._link = self._link._replace(peers=0)  # what does not come from there comes from the servers
                     if neighbours is not None:
                         self._tally.works("peer", "")
-                        neighbours(choice.peer, self._bring_share)
+                        neighbours(choice.peer, self._bring_share, self._came_from)
                     continue
                 self._objects.bring(choice.whole)
-            self._settling.finish([bundle.path for bundle in self._bundles])
+            self._settling.finish(self._paths())
         finally:
             for bundle in self._bundles:
                 bundle.undoing.begin_again()
@@ -204,8 +207,21 @@ class _Assembly:
             self._tally.seconds,
         )
 
+    def _paths(self) -> Iterator[str]:
+        """Of everything that may have left a part."""
+        new = self._wanted.new
+        if new is not None:
+            yield from (
+                bundle_path(new.sha256, old) for old in ("", *(each.listing.sha256 for each in self._wanted.olds))
+            )
+        yield from {object_path(file.sha256) for file in self._wanted.files}
+
     def _bring_share(self, files: Sequence[PackageFile]) -> None:
         self._objects.bring(missing_files(files, self._store))
+
+    def _came_from(self, file: PackageFile, peer: str) -> None:
+        self._tally.moved("peer", peer, file.length)
+        self._tally.file_done(file, "peer", peer)
 
     def _find_bundles(self) -> None:
         """Get the indexes of what may be better than whole objects."""

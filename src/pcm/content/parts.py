@@ -129,10 +129,12 @@ class Parts:
                 found.append((start, start + length))
         return tuple(sorted(found))
 
-    def drop(self, path: str) -> None:
-        """Forget everything of a server's file."""
-        for each in self._files():
-            if each.name.startswith(f"{_name(path)}-"):
+    def drop(self, *paths: str) -> None:
+        """Forget everything of these files of servers."""
+        found = list(self._files())
+        names = {_name(path) for path in paths} if found else set()
+        for each in found:
+            if each.name[:64] in names:
                 with storing(each), contextlib.suppress(FileNotFoundError):
                     each.unlink()
 

@@ -46,12 +46,12 @@ class Settling:
             elif self._unsettled >= UNSETTLED_BYTES and time.monotonic() >= self._after:
                 self._settle()
 
-    def finish(self, bundles: Iterable[str]) -> None:
-        """Everything has come: settle it, and drop what it was made of."""
+    def finish(self, paths: Iterable[str]) -> None:
+        """Everything has come: settle it, and drop what it was made of, also by an attempt that was killed."""
         with self._lock:
             if not self._is_quick():
                 self._settle()
-            self._drop(bundles)
+            self._drop(paths)
 
     def _settle(self) -> None:
         began = time.monotonic()
@@ -64,8 +64,7 @@ class Settling:
         return self._tally.travelled > QUICK * max(time.monotonic() - self._began, 0.05)
 
     def _drop(self, others: Iterable[str]) -> None:
-        for path in (*self._spent, *others):
-            self._parts.drop(path)
+        self._parts.drop(*self._spent, *others)
         self._spent.clear()
         self._files.clear()
         self._unsettled = 0

@@ -64,6 +64,8 @@ class Tally:
 
     def moved(self, way: str, source: str, count: int) -> None:
         """So many more bytes came over the network."""
+        if count <= 0:
+            return
         with self._lock:
             self._row(way, source)[2] += count
             self._travelled += count
