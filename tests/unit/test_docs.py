@@ -61,6 +61,20 @@ def test_the_architecture_names_code_for_each_of_the_twelve_steps() -> None:
         assert re.search(r"`src/pcm/[a-z_/]+\.py`", body), f"step {number} names no file"
 
 
+def test_the_architecture_knows_where_each_module_of_the_client_stands() -> None:
+    """In the step that it serves, or beside the way: whoever looks for a file finds what it is for."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    modules = [path for path in (ROOT / "src/pcm/service").rglob("*.py") if path.name != "__init__.py"]
+    assert len(modules) > 100
+    assert sorted(name for path in modules if f"`{(name := str(path.relative_to(ROOT)))}`" not in text) == []
+
+
+def test_the_glossary_has_each_word_that_the_client_says_to_people() -> None:
+    words = re.findall(r"^\| \*\*([^*]+)\*\*", (DOCS / "glossary.md").read_text(), re.MULTILINE)
+    assert {"Announcement", "Brake", "Occurrence", "Rest", "Trial", "Wake"} <= set(words)
+    assert words == sorted(words, key=str.casefold)
+
+
 def test_functions_that_the_architecture_names_are_in_the_file_before_them() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     named = re.findall(r"`(src/pcm/[a-z0-9_/]+\.py)`\s*\(([^)]*)\)", text)
