@@ -41,7 +41,7 @@ class Asking:
     Args:
         source: A transfer process that does not use a proxy.
         find: The peers that are known now; asked before each look, and answers quickly.
-        tell: See `Neighbourhood.tell`. complain: told of each peer that is dropped.
+        tell: See `Neighbourhood.tell`. complain: told of each peer that is dropped. came_from: of each file, and whose it is.
     """
 
     def __init__(
@@ -51,9 +51,10 @@ class Asking:
         find: Callable[[], Iterable[Peer]],
         tell: Callable[[str, bytes, int], None],
         complain: Callable[[Peer, PcmError], None],
+        came_from: Callable[[PackageFile, str], None] = lambda _, __: None,
     ) -> None:
         self._source, self._store = source, store
-        self._find, self._tell, self._complain = find, tell, complain
+        self._find, self._tell, self._complain, self._came_from = find, tell, complain, came_from
         self._peers: dict[str, Peer] = {}
         self._silent: dict[str, int] = {}
         self._answered: set[str] = set()
@@ -88,6 +89,7 @@ class Asking:
         try:
             with self._source.fetch(request) as response:
                 self._store.add(file.sha256, file.length, response.iter_bytes(), f"The peer {peer}")
+            self._came_from(file, f"peer {peer}")
         except TransferError as error:
             if error.code == "transfer.too_long":
                 raise TrustError(f"The peer {peer}: {error.message}", code="trust.endless_data") from error

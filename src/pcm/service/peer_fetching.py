@@ -76,11 +76,17 @@ class Share:
     ) -> None:
         pass
 
-    def __call__(self, files: Sequence[PackageFile], bring_share: Callable[[Sequence[PackageFile]], None]) -> None:
+    def __call__(
+        self,
+        files: Sequence[PackageFile],
+        bring_share: Callable[[Sequence[PackageFile]], None],
+        came_from: Callable[[PackageFile, str], None],
+    ) -> None:
         """See to it that the store holds as many of these files as peers give, and this computer's own share of them.
 
         Args:
             bring_share: Brings files from the servers. Raises PcmError.
+            came_from: Told of each file that a peer gave, and of that peer.
 
         Raises:
             StoreError: this disk.
@@ -97,7 +103,7 @@ class Share:
         try:
             if total >= SETTLE_BYTES:
                 time.sleep(SETTLE_S)
-            hood = Asking(client, self._store, self._finder, fetching.tell, self._complain)
+            hood = Asking(client, self._store, self._finder, fetching.tell, self._complain, came_from)
             gathered = Rounds(
                 fetching.id,
                 groups,

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from typing import Any
 
 import pytest
 
+from pcm.content.bundle_index import Listing
 from pcm.content.objects import object_path, pack
+from pcm.distribution.improving import improve
 from pcm.model.package import PackageFile
-from pcm.protocol.manifest import Manifest
+from pcm.protocol.manifest import Manifest, write_manifest
 from pcm.service.enrolment import install
 from tests.integration.service_shell.static_site import Client, StaticSite, put, shared_folder
 from tests.integration.sources.servers import KINDS, Server, nginx
@@ -60,6 +63,10 @@ class Place:
         return all(hashlib.sha256(path.read_bytes()).hexdigest() == path.name for path in found)
 
 
+def listing(manifest: Manifest) -> Listing:
+    return Listing(hashlib.sha256(write_manifest(manifest)).hexdigest(), manifest.files)
+
+
 def write_private(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -89,13 +96,16 @@ def test_a_package_and_its_next_version_come_whole_from_any_kind_of_server(place
     assert place.marker.exists(), said.stdout + said.stderr
     assert place.holds(manifest)
     assert place.server.url in said.stdout  # where it came from is told
-    changed = {**first, "lib/module 7.py": b"value = 8\n", "data/new": os.urandom(70_000)}
+    edited = first["data/größe.bin"][: 3 * MB] + b"edited" + first["data/größe.bin"][3 * MB :]
+    changed = {**first, "data/größe.bin": edited, "lib/module 7.py": b"value = 8\n", "data/new": os.urandom(70_000)}
     del changed["lib/module 8.py"]
     later = place.publish("2.0", 6, changed)
+    improve(place.site.distribution_folder, listing(later), [listing(manifest)], level=None, thorough=False)
     place.order(later, 2)
     said = place.client.run("once", code=None)
     assert place.marker.read_text().splitlines() == ["1.0", "2.0"], said.stdout + said.stderr
     assert place.holds(later)
+    assert re.search(r"content: [1-9][0-9]* files? by patch", said.stdout), said.stdout
 
 
 def test_a_damaged_object_is_refused_and_the_server_named(place: Place) -> None:

@@ -399,15 +399,23 @@ def test_what_peers_have_is_not_asked_of_servers(tmp_path: Path) -> None:
     files = listing_of(contents, "1").files
     store, sources = ClientStore(tmp_path), Sources(objects_of(contents), a=honest)
 
-    def peers(asked: Sequence[PackageFile], own_share: Callable[[Sequence[PackageFile]], None]) -> None:
+    def peers(
+        asked: Sequence[PackageFile],
+        own_share: Callable[[Sequence[PackageFile]], None],
+        came_from: Callable[[PackageFile, str], None],
+    ) -> None:
         for file in asked[::2]:
             store.add(file.sha256, file.length, (contents[file.path],), "a peer")
+            came_from(file, "peer 10.0.0.7:8441")
         own_share(asked[1:4])
 
     brought = bring(Wanted(files), store, ["a"], sources, Link(rate=1e6, peers=5), neighbours=peers)
     assert brought.files == len({file.sha256 for file in files})
     assert missing_files(files, store) == []
     assert len(sources.asked) < len(files) * 0.7
+    [given] = [row for row in brought.traffic if row.way == "peer"]
+    assert given.source == "peer 10.0.0.7:8441"
+    assert given.bytes > 0
 
 
 # ---- resuming, at any byte
