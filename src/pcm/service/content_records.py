@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pcm.model.content_policy import ContentPolicy
-from pcm.service.inbox import read_header
 from pcm.service.state import State
 
 if TYPE_CHECKING:
@@ -118,5 +117,7 @@ def held_manifests(state: State) -> set[str]:
 
 def read_policy(state: State) -> ContentPolicy:
     """The content policy of the newest verified instructions."""
+    from pcm.service.inbox import read_header  # noqa: PLC0415 - it loads the network's side, of which a run needs nothing
+
     header = read_header(state)
     return header.content if header is not None else ContentPolicy()

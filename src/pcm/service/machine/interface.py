@@ -15,7 +15,7 @@ A run in the order of calls, and what a `kill -9` of the worker at each point le
     its result kept), or None (nothing is left and nobody saw the end: the caller reports 'unknown' and detects again).
 """
 
-import socket
+import _socket
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -289,9 +289,8 @@ class Processes(Protocol):
         """Start the program and own everything it starts.
 
         Raises:
-            MachineError: it could not be started: `machine.program_not_found`, `machine.not_executable`,
-                `machine.working_directory`, `machine.environment`, `machine.run_folder`, `machine.cannot_start`,
-                `machine.limit` (a limit that nobody would keep).
+            MachineError: `machine.program_not_found`, `machine.not_executable`, `machine.working_directory`,
+                `machine.environment`, `machine.run_folder`, `machine.cannot_start`, `machine.limit` (nobody would keep it).
         """
 
     def find_again(self, reference: RunReference) -> RunningProgram | None:
@@ -340,10 +339,7 @@ class Machine(Processes, Protocol):
         """Find processes of these exact program names, whoever's they are; never one of this service's own."""
 
     def close_processes(self, found: Sequence[Standing], grace_s: float) -> list[Standing]:
-        """Ask these very processes to end, and end those that have not within `grace_s` seconds.
-
-        Returns: those that did not end by themselves.
-        """
+        """Ask these very processes to end, and end those that have not within `grace_s` seconds; returns these."""
 
     def free_bytes(self, path: Path) -> int:
         """Bytes that a file below `path` (or its nearest existing ancestor) may still take."""
@@ -375,7 +371,7 @@ class Machine(Processes, Protocol):
             MachineError: `machine.unprotected`, `machine.remove`, `machine.mounted`.
         """
 
-    def peer_of(self, connection: socket.socket) -> Peer:
+    def peer_of(self, connection: _socket.socket) -> Peer:
         """Ask the kernel who is at the other end of a local connection."""
 
     def lock_instance(self, path: Path) -> InstanceLock:

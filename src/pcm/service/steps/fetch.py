@@ -4,7 +4,6 @@ Step 8 of 12, after `steps/check`, before `steps/stage`. What is here already ne
 the store takes bytes by their hash only. Also used to bring content early, while an instruction still waits.
 """
 
-from pcm.content.assembly import missing_files
 from pcm.model.assignment import State as Stage
 from pcm.service.journal import Change
 from pcm.service.work import Context, Work
@@ -16,8 +15,10 @@ def fetch(work: Work, context: Context) -> Change | None:
     Raises:
         TransferError: no server gives a file. TrustError: what came is not what was signed. StoreError: no space.
     """
-    missing = missing_files(work.manifest.files, context.store)
-    work.detail = {"missing": len(missing), "bytes": sum(file.length for file in missing)}
+    missing = {
+        file.sha256: file.length for file in work.manifest.files if not context.store.has(file.sha256, file.length)
+    }
+    work.detail = {"missing": len(missing), "bytes": sum(missing.values())}
     if missing:
         if not work.returning:
             _show_downloading(work, context)

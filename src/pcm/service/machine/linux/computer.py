@@ -4,8 +4,8 @@ Serves every step of the service. `service.machine.here` makes it; it holds no s
 leaves to the next.
 """
 
+import _socket
 import os
-import socket
 import struct
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -173,10 +173,10 @@ class LinuxMachine:
             self._roots[path] = protected.ProtectedFolder(path)
         return self._roots[path]
 
-    def peer_of(self, connection: socket.socket) -> Peer:
+    def peer_of(self, connection: _socket.socket) -> Peer:
         """Ask the kernel who is at the other end (as of its connect)."""
         process_id, user_id, group_id = _PEER.unpack(
-            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+            connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _PEER.size)
         )
         return Peer(user_id, group_id, process_id, accounts.name_of(user_id))
 

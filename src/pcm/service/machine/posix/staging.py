@@ -265,11 +265,12 @@ def empty_staging(root: Path | ProtectedFolder, run_id: str) -> bool:
     """
     name = single_name(run_id)
     with _held(root) as held:
-        empty_tree(held.descriptor(), name)
+        parent = held.descriptor()
+        empty_tree(parent, name)
         with contextlib.suppress(FileNotFoundError):
-            if is_like_new(os.lstat(name, dir_fd=held.descriptor())):
+            if is_like_new(os.lstat(name, dir_fd=parent)):
                 return True
-        remove_tree(held.descriptor(), name)
+        remove_tree(parent, name)
     return False
 
 
