@@ -43,6 +43,7 @@ from pcm.transport.units import Unpacked
 from pcm.transport.web import Web
 
 PIECE = 128 * 1024  # bytes in a frame
+AHEAD = 1024 * 1024  # bytes that wait for the privileged side at most, where the system allows so many
 
 Say = Callable[[bytes, memoryview], None]
 """Sends both, one after the other, to the privileged side."""
@@ -206,6 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     from pcm.transport.hardening import give_way, harden  # noqa: PLC0415 - not for `serve` inside another process
 
     sock = socket.socket(fileno=os.dup(int(arguments[0]) if arguments else 0))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, AHEAD)
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1):  # whatever a library may print goes nowhere
         os.dup2(nothing, standard)
