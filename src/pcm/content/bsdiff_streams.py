@@ -23,13 +23,19 @@ from pcm.content.frames import undo_zstd, wrong
 from pcm.model.errors import TrustError
 
 RAW, ZSTD, BZ2, LZMA = range(4)
-MAX_COUNT = 1024 * 1024  # rows of the control stream
-LZMA_FILTERS = ({"id": lzma.FILTER_LZMA2, "dict_size": 1 << 24, "lc": 3, "lp": 0, "pb": 0},)
+MAX_COUNT = 256 * 1024  # rows of the control stream
+_LZMA_REACH = 4 * 1024 * 1024  # bytes that lzma looks back at most, and sets aside
 _HEAD = struct.Struct(">IBIBIBI")
 _ROW = 12
 _PIECE = 16 * 1024  # bytes added at once: the numbers stay in the processor's cache
 _LOW = int.from_bytes(b"\x7f" * _PIECE, "little")
 _HIGH = int.from_bytes(b"\x80" * _PIECE, "little")
+
+
+def lzma_filters(length: int = _LZMA_REACH) -> list[dict[str, int]]:
+    """How a stream of `length` bytes is packed with lzma; what unpacks the longest unpacks every one."""
+    reach = min(_LZMA_REACH, max(4096, 1 << (length - 1).bit_length()))
+    return [{"id": lzma.FILTER_LZMA2, "dict_size": reach, "lc": 3, "lp": 0, "pb": 0}]
 
 
 def write_streams(count: int, streams: Sequence[tuple[int, bytes]]) -> bytes:
@@ -133,7 +139,7 @@ def _unpack_other(codec: int, packed: bytes, length: int) -> bytes:
         if codec == BZ2:
             return bz2.BZ2Decompressor().decompress(packed, length)
         if codec == LZMA:
-            return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=LZMA_FILTERS).decompress(packed, length)
+            return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=lzma_filters()).decompress(packed, length)
     except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
         raise wrong(f"a stream is damaged: {error}") from error
     raise wrong("a stream is packed in no way that there is")

@@ -209,6 +209,8 @@ def read_index(plain: bytes, head: Head, new: Listing, old: Listing | None) -> B
         _check_unit(unit)
         offset += unit.packed
         units.append(unit)
+    if next(targets, None) or next(bases, None):  # asked to the end, where the last file's rest is looked for
+        raise _wrong("its index names pieces of no unit")
     return BundleIndex(new.sha256, old.sha256 if old else "", tuple(units))
 
 

@@ -211,6 +211,7 @@ def _smallest(plain: bytes) -> tuple[int, bytes]:
     """Codec and bytes of a stream."""
     ways = [(bsdiff_streams.RAW, plain)]
     if plain:
-        ways.append((bsdiff_streams.LZMA, lzma.compress(plain, lzma.FORMAT_RAW, filters=bsdiff_streams.LZMA_FILTERS)))
+        filters = bsdiff_streams.lzma_filters(len(plain))
+        ways.append((bsdiff_streams.LZMA, lzma.compress(plain, lzma.FORMAT_RAW, filters=filters)))
         ways.append((bsdiff_streams.BZ2, bz2.compress(plain, 9)))
     return min(ways, key=lambda way: len(way[1]))

@@ -40,7 +40,7 @@ def unpack_unit(kind: str, packed: bytes, base: bytes, plain_length: int) -> byt
     """
     if not 0 < plain_length <= MAX_PLAIN or len(base) > MAX_BASE or len(packed) > largest_unit(plain_length):
         raise wrong("it is too large, or empty")
-    if kind == "raw":
+    if kind == "raw" and not base:
         plain = packed
     elif kind == "zstd":
         plain = undo_zstd(packed, base, plain_length)
@@ -49,7 +49,7 @@ def unpack_unit(kind: str, packed: bytes, base: bytes, plain_length: int) -> byt
 
         plain = undo(packed, base, plain_length)
     else:
-        raise wrong("its kind is none")
+        raise wrong("its kind is none, or has no base")
     if len(plain) != plain_length:
         raise wrong(f"it unpacks to {len(plain)} bytes instead of {plain_length}")
     return plain
