@@ -23,7 +23,8 @@ IMPURE_MODULES = {
 IMPURE_NAMES = {"open", "print", "input", "exec", "eval"}
 CLOCKS = {"now", "utcnow", "today"}
 
-# Processes are started by `service/machine` alone.
+# On clients, processes are started by `service/machine` alone; the site has one child, which makes content smaller.
+SITES_CHILD = "site/improving.py"
 STARTERS = {"multiprocessing", "pty", "subprocess"}
 STARTING = re.compile(
     r"os\.(system|popen|fork|forkpty|exec[lv]p?e?|spawn[lv]p?e?|posix_spawnp?)$|asyncio\.create_subprocess_\w+$"
@@ -142,7 +143,7 @@ def test_pure_parts_do_no_input_or_output_and_read_no_clock() -> None:
 
 
 def test_only_service_machine_starts_processes() -> None:
-    others = [module for module in MODULES if not module.path.startswith("service/machine/")]
+    others = [module for module in MODULES if not module.path.startswith("service/machine/") and module.path != SITES_CHILD]
     assert [fault for module in others for fault in starts(module)] == []
 
 

@@ -20,6 +20,8 @@ NOUNS = {
     "site": ("pcm.cli.site", "Make a site, serve it, see how it is."),
     "key": ("pcm.cli.key", "Keys and signing ceremonies."),
     "package": ("pcm.cli.package", "Make, check, publish and withdraw packages."),
+    "distribution": ("pcm.cli.distribution", "Distribution servers: how they stand, and copies of them."),
+    "content": ("pcm.cli.content", "What lies on distribution servers: clean up, check, count."),
     "group": ("pcm.cli.group", "Groups of clients."),
     "job": ("pcm.cli.job", "Order programs onto groups, and follow them."),
     "client": ("pcm.cli.client", "Managed computers, and how they become so."),

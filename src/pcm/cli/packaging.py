@@ -258,3 +258,6 @@ def show_version(settings: Settings, detail: VersionDetail) -> None:
         for p in version.programs
     ]
     show.print_table(("program", "~command", "runs as", ">approvals", "users may ask"), rows, none="")
+    places = [(each.server, each.state, show.ago(each.complete), each.error) for each in detail.deliveries]
+    if places:
+        show.print_table(("server", "state", "complete since", "last error"), places, none="")

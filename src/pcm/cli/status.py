@@ -8,6 +8,7 @@ import click
 from pcm.cli import show
 from pcm.cli.settings import Settings
 from pcm.cli.verbs import Verb
+from pcm.model.content_policy import ContentPolicy
 from pcm.protocol.admin import ExpiringRole, SiteStatus
 from pcm.protocol.durations import show_duration
 
@@ -34,6 +35,13 @@ def show_status(settings: Settings) -> None:
             ("jobs", status.jobs),
             ("to compile", f"{status.dirty} clients" if status.dirty else ""),
             ("set aside", set_aside(status.poison)),
+            ("content", tell_policy(status.content)),
+            (
+                "behind",
+                ", ".join(status.distribution_behind) + " (pcm distribution list)"
+                if status.distribution_behind
+                else "",
+            ),
         )
     )
     counts = [("clients", state, count) for state, count in sorted(status.clients.items()) if count]
@@ -42,6 +50,24 @@ def show_status(settings: Settings) -> None:
     rows = [(s.name, s.kind, s.location, s.folder) for s in status.servers]
     show.print_table(("server", "kind", "~location", "static folder"), rows, none="It names no server.")
     warn_of(status.expiring)
+
+
+def tell_policy(policy: ContentPolicy) -> str:
+    """What clients may use for content, in a line."""
+    parts = [f"{show.size(policy.rate)}/s" if policy.rate else "no limit of rate"]
+    parts += [
+        f"{show.size(hours.rate)}/s" * bool(hours.rate)
+        + "no limit" * (not hours.rate)
+        + f" {hours.start}–{hours.end}"
+        + (f" {' '.join(hours.days)}" if hours.days else "")
+        for hours in policy.hours
+    ]
+    metered = {"as_usual": "as usual", "wait": "wait", "limit": f"{show.size(policy.metered_rate)}/s"}
+    parts.append(f"metered: {metered[policy.metered]}")
+    if policy.store_bytes:
+        parts.append(f"store {show.size(policy.store_bytes)}")
+    parts += ["peers"] * policy.peers
+    return ", ".join(parts)
 
 
 def set_aside(count: int) -> str:

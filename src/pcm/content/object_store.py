@@ -29,6 +29,7 @@ from pcm.model.errors import RequestError, TrustError
 
 MOST_SMALL = 4 * 2**20  # plain bytes of an object that is taken in whole
 BLOCK = 2**20
+YOUNG_S = 1800.0
 
 
 class StoredObject(NamedTuple):
@@ -96,11 +97,15 @@ class FolderObjectStore:
         return len(fresh)
 
     def touch(self, sha256: str) -> bool:
-        """Make an object young again, since something is about to name it; False if it is not there."""
+        """Make an object young again, since something is about to name it; False if it is not there.
+
+        One that is young stays as it is: web servers tell clients by its time whether it is the one that they began to read.
+        """
         path = self._path(sha256)
         with storing(path):
             try:
-                os.utime(path)
+                if path.stat().st_mtime < time.time() - YOUNG_S:
+                    os.utime(path)
             except FileNotFoundError:
                 return False
         return True

@@ -21,6 +21,7 @@ from pcm.distribution.folder import is_published_name
 IMMUTABLE = "public, max-age=31536000, immutable"
 CHANGING = "no-cache"
 _OBJECT = re.compile(r"objects/([0-9a-f]{2})/(\1[0-9a-f]{62})\.zst\Z")
+_BUNDLE = re.compile(r"bundles/([0-9a-f]{2})/\1[0-9a-f]{62}/(?:whole|[0-9a-f]{64})\.bundle\Z")
 
 
 class DistributionApp:
@@ -38,8 +39,8 @@ class DistributionApp:
         if scope["method"] not in ("GET", "HEAD"):
             return _refusal(405, {"allow": "GET, HEAD"})
         name = scope["path"].removeprefix(scope.get("root_path", "")).lstrip("/")
-        found = _OBJECT.match(name)
-        if found is None and not is_published_name(name):
+        found, bundle = _OBJECT.match(name), _BUNDLE.match(name)
+        if found is None and bundle is None and not is_published_name(name):
             return _refusal(404)
         path = self._root / name
         try:
@@ -48,12 +49,18 @@ class DistributionApp:
             return _refusal(404)
         if not stat.S_ISREG(status.st_mode):
             return _refusal(404)
-        etag = f'"{found[2]}"' if found else f'"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"'
+        # packed again an object is smaller: whoever has read a part of the larger one must not go on in this one
+        tag = (
+            f"{found[2]}-{status.st_size:x}"
+            if found
+            else f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
+        )
+        etag = f'"{tag}"'
         cache = CHANGING if name == "metadata/timestamp.json" else IMMUTABLE
         headers = {"etag": etag, "cache-control": cache}
         if dict(scope["headers"]).get(b"if-none-match", b"").decode("latin-1") == etag:
             return Response(status_code=304, headers=headers)
-        media_type = "application/zstd" if found else "application/json"
+        media_type = "application/zstd" if found else "application/octet-stream" if bundle else "application/json"
         return FileResponse(path, headers=headers, media_type=media_type, stat_result=status)
 
 

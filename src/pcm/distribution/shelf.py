@@ -165,10 +165,13 @@ class FolderShelf:
         Raises:
             StoreError: `store.away`.
         """
-        if not self._mounted:
-            return
         with self._reaching():
-            if not any(os.path.ismount(each) for each in (self.root, *self.root.parents) if each != Path("/")):
+            with contextlib.suppress(FileNotFoundError):  # made when first written to
+                if not stat.S_ISDIR(os.stat(self.root).st_mode):  # noqa: PTH116
+                    raise StoreError(f"{self.root} is no folder.", code="store.away", retry=Retry.LATER)
+            if self._mounted and not any(
+                os.path.ismount(each) for each in (self.root, *self.root.parents) if each != Path("/")
+            ):
                 raise StoreError(f"Nothing is mounted at {self.root}.", code="store.away", retry=Retry.LATER)
 
     def _size(self, name: str) -> int | None:

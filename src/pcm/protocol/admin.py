@@ -12,6 +12,8 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 
+from pcm.model.content_policy import ContentPolicy
+
 PREFIX = "/v1"
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
@@ -66,7 +68,8 @@ class ExpiringRole(msgspec.Struct, frozen=True):
 class SiteStatus(msgspec.Struct, frozen=True):
     """`GET /v1/site`. Counts by state; `dirty`: clients with an instruction file to compile; `poison`: set-aside items.
 
-    `expiring`: what only offline keys can renew, and runs out within `RENEW_DAYS`.
+    `expiring`: what only offline keys can renew, and runs out within `RENEW_DAYS`. `content`: what clients are told about it.
+    `distribution_behind`: servers that are away, or lack something.
     """
 
     name: str
@@ -81,6 +84,8 @@ class SiteStatus(msgspec.Struct, frozen=True):
     dirty: int
     poison: int
     expiring: tuple[ExpiringRole, ...] = ()
+    content: ContentPolicy = ContentPolicy()
+    distribution_behind: tuple[str, ...] = ()
 
 
 class ApiTokenRequest(msgspec.Struct, frozen=True):

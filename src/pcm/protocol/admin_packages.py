@@ -12,7 +12,7 @@ import msgspec
 from pcm.model.instruction import ManifestReference
 from pcm.model.package import Release, Sha256
 from pcm.protocol.admin import KeyView, TargetFile
-
+from pcm.protocol.admin_content import DeliveryView
 
 BATCH_HEADER = 40  # bytes before each object of a batch
 MAX_BATCH_BYTES = 64 * 2**20
@@ -63,11 +63,12 @@ class PackageDetail(msgspec.Struct, frozen=True):
 
 
 class VersionDetail(msgspec.Struct, frozen=True):
-    """`GET /v1/packages/{name}/{version}`, with the manifest's bytes as signed."""
+    """`GET /v1/packages/{name}/{version}`, with the manifest's bytes as signed, and where its content stands."""
 
     package: PackageView
     version: VersionView
     manifest: bytes
+    deliveries: tuple[DeliveryView, ...] = ()
 
 
 class ObjectsQuestion(msgspec.Struct, frozen=True):
@@ -85,8 +86,8 @@ class ObjectsAnswer(msgspec.Struct, frozen=True):
 class UploadState(msgspec.Struct, frozen=True):
     """`GET /v1/objects/{sha256}/upload`: how much of a large object an interrupted upload has brought.
 
-    Go on with `PUT /v1/objects/{sha256}?offset=…&length=…` (length: of the plain bytes) if your packed bytes before that offset, the
-    last MiB of them, have `tail_sha256`; else begin anew.
+    Go on with `PUT /v1/objects/{sha256}?offset=…&length=…` (length: of the plain bytes) if the last MiB of your packed bytes
+    before that offset has `tail_sha256`; else begin anew.
     """
 
     sha256: str

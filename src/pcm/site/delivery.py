@@ -15,6 +15,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from pcm.content.object_store import MOST_SMALL, verified_as_it_passes, verify_small
 from pcm.content.objects import object_path
+from pcm.distribution.improving import bundles_of
 from pcm.distribution.shelf import FolderShelf, Shelf, pieces_from
 from pcm.model.errors import PcmError, StoreError
 from pcm.model.package import PackageFile
@@ -142,7 +143,7 @@ def bring_version(site: Site, target: Shelf, version: int) -> Brought:
             "Bring them back: pcm content verify --repair, or publish it again.",
             code="store.object_missing",
         )
-    bundles = {each.name: each.size for each in home.list(f"bundles/{sha256[:2]}/{sha256}/")}
+    bundles = bundles_of(site.home.root, sha256)
     there = target.sizes([*files, *bundles])
     objects = [name for name, size in here.items() if there.get(name) is None or there[name] > size]
     count = _copy_objects(home, target, {name: files[name] for name in objects}, here)

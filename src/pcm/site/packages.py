@@ -22,6 +22,7 @@ from pcm.protocol.manifest import Manifest, manifest_target, read_manifest
 from pcm.site import audit, clients, job_life, repository
 from pcm.site.db.database import take_turn
 from pcm.site.db.tables import assignments, jobs
+from pcm.site.db.tables_content import deliveries
 from pcm.site.db.tables_packages import package_versions, packages, programs, version_platforms
 from pcm.trust import ceremony, delegations, metadata, package_repository
 
@@ -145,6 +146,11 @@ def _keep_version(connection: Connection, team: str, path: str, manifest: Manife
                 code="package.immutable",
             )
         connection.execute(update(package_versions).where(package_versions.c.id == known.id).values(withdrawn=None))
+        connection.execute(  # its content may have been cleared away meanwhile
+            update(deliveries)
+            .where(deliveries.c.package_version == known.id)
+            .values(complete=None, pending=True, wanted=deliveries.c.wanted + 1, attempts=0, next_try=None, changed=now)
+        )
         return
     newest = connection.execute(
         select(func.max(package_versions.c.release)).where(package_versions.c.package == package)

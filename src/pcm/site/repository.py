@@ -213,6 +213,11 @@ def target_names(connection: Connection) -> dict[str, str]:
     return {package_repository.target_name(row.path, row.sha256): str(row.sha256) for row in rows}
 
 
+def target_name_of(path: str, sha256: str) -> str:
+    """Where a target file lies below a distribution server's root."""
+    return package_repository.target_name(path, sha256)
+
+
 def target_body(connection: Connection, sha256: str) -> bytes:
     """A target file's bytes."""
     return bytes(connection.execute(select(manifests.c.body).where(manifests.c.sha256 == sha256)).scalar_one())

@@ -34,6 +34,7 @@ from pcm.site.api.routes import create_api
 from pcm.site.authority import Clock, Site, now_utc
 from pcm.site.deliverer import Deliverer
 from pcm.site.folder_lock import FolderLock
+from pcm.site.improving import Improver
 from pcm.site.intake import Intake
 from pcm.site.rounds import Rounds
 
@@ -125,6 +126,7 @@ class Serving:
         self._faults: list[str] = []
         self.rounds = Rounds(self.site, self.intake, self._on_fault)
         self.deliverer = Deliverer(self.site, self._on_fault)
+        self.improver = Improver(self.site, self._on_fault)
         self._listen = listen or self.site.configuration.address()
         self._stop: Callable[[], None] | None = None
 
@@ -144,11 +146,13 @@ class Serving:
             self.intake.start()
             self.rounds.start()
             self.deliverer.start()
+            self.improver.start()
             # what is loaded by now stays: looking through it for garbage, again and again, costs more than signing does
             gc.collect()
             gc.freeze()
             asyncio.run(self._serve(signals, on_ready))
         finally:
+            self.improver.stop()
             self.deliverer.stop()
             self.rounds.stop()
             self.intake.stop()

@@ -11,7 +11,7 @@ from tuf.api.metadata import Metadata, Targets
 
 from pcm.protocol.admin import AuditRow, ExpiringRole, KeysStatus, KeyView, Page, RoleView, SiteStatus, expiring
 from pcm.protocol.enrolment import ClientConfiguration
-from pcm.site import audit, clients, job_views, repository, set_aside
+from pcm.site import audit, clients, content_views, job_views, repository, set_aside
 from pcm.site.authority import Site
 from pcm.site.configuration import read_authority
 from pcm.site.db import tables
@@ -41,6 +41,10 @@ def status(connection: Connection, site: Site) -> SiteStatus:
         dirty=connection.execute(waiting).scalar_one(),
         poison=set_aside.count(connection),
         expiring=_expiring(connection, now),
+        content=site.configuration.content.policy(),
+        distribution_behind=tuple(
+            each.name for each in content_views.servers(connection, site) if each.state != "in_step"
+        ),
     )
 
 

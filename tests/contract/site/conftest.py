@@ -1,5 +1,6 @@
 """One opened small site on each database, with a clock that tests move."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -61,6 +62,10 @@ class Office:
     def package(self, name: str = "tool", version: str = "1.0", release: int = 1, **changes: Any) -> None:
         package = msgspec.structs.replace(make_package(name, version, release), **changes)
         self.small.publish(self.site, package)
+
+    def home_object(self, body: bytes) -> str:
+        """The name of a file's object."""
+        return hashlib.sha256(body).hexdigest()
 
     def token(self, **fields: Any) -> str:
         with self.site.database.write() as connection:

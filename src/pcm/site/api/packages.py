@@ -1,8 +1,10 @@
 """Endpoints about packages: the catalogue, teams, and publications (publishing and withdrawing are the same call)."""
 
+import msgspec
+
 from pcm.protocol.admin import MAX_PUBLICATION_BYTES
 from pcm.protocol.admin_packages import Publication
-from pcm.site import catalogue, ceremonies, deliverer, delivery, packages, projection
+from pcm.site import catalogue, ceremonies, content_views, deliverer, delivery, packages, projection
 from pcm.site.api.calls import Call, Reply
 
 _WAIT_S = 3.0
@@ -23,7 +25,9 @@ def show_package(call: Call) -> Reply:
 def show_version(call: Call) -> Reply:
     """`GET /v1/packages/{package}/{version}`."""
     with call.site.database.read() as connection:
-        return Reply(catalogue.show_version(connection, call.names["package"], call.names["version"]))
+        detail = catalogue.show_version(connection, call.names["package"], call.names["version"])
+        where = content_views.of_version(connection, detail.version.manifest.sha256)
+        return Reply(msgspec.structs.replace(detail, deliveries=where))
 
 
 def show_team(call: Call) -> Reply:

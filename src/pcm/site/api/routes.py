@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pcm.protocol.admin import MAX_PUBLICATION_BYTES
 from pcm.protocol.admin_packages import ObjectsStored, ObjectStored
-from pcm.site.api import about, clients, groups, jobs, objects, packages
+from pcm.site.api import about, clients, content, groups, jobs, objects, packages
 from pcm.site.api.calls import Endpoint, Responder, problem
 from pcm.site.authority import Site
 from pcm.site.permissions import ENDPOINTS
@@ -42,6 +42,13 @@ RESPONDERS: MappingProxyType[tuple[str, str], Responder] = MappingProxyType(
         ("GET", "/v1/objects/{sha256}/upload"): objects.upload_state,
         ("GET", "/v1/teams/{team}"): packages.show_team,
         ("POST", "/v1/publications"): packages.publish,
+        ("GET", "/v1/distribution"): content.list_servers,
+        ("GET", "/v1/distribution/{server}"): content.show_server,
+        ("POST", "/v1/distribution/{server}/retry"): content.retry,
+        ("GET", "/v1/content"): content.stats,
+        ("GET", "/v1/content/task"): content.show_task,
+        ("POST", "/v1/content/gc"): content.clear,
+        ("POST", "/v1/content/verify"): content.verify,
         ("GET", "/v1/groups"): groups.list_groups,
         ("POST", "/v1/groups"): groups.create_group,
         ("GET", "/v1/groups/{group}"): groups.show_group,
