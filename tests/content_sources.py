@@ -18,6 +18,7 @@ from pcm.content.carrying import Extent
 from pcm.content.objects import largest_packed, object_path, pack, unpack
 from pcm.content.parts import Part
 from pcm.content.unpacking import unpack_index, unpack_unit
+from pcm.content.whole_files import storing, write_all
 from pcm.model.errors import TransferError
 from pcm.model.package import PackageFile
 
@@ -94,7 +95,8 @@ class Sources:
         self, source: str, path: str, part: Part, end: int, on_progress: Callable[[], None] = lambda: None
     ) -> None:
         for piece in self._give(source, path, part.end, end):
-            os.write(part.descriptor, piece)
+            with storing(part.path):
+                write_all(part.descriptor, piece)
             on_progress()
 
     def fetch_object(self, source: str, file: PackageFile, part: Part | None) -> Iterator[bytes]:
@@ -104,7 +106,8 @@ class Sources:
                 yield os.pread(part.descriptor, start, 0)
             for piece in self._give(source, object_path(file.sha256), start, largest_packed(file.length) + 1):
                 if part is not None:
-                    os.write(part.descriptor, piece)
+                    with storing(part.path):
+                        write_all(part.descriptor, piece)
                 yield piece
 
         yield from unpack(packed(), file.length)

@@ -184,7 +184,7 @@ def test_q191297_what_is_missing_is_named_with_what_it_is_for(store: ClientStore
     assert f"{free + 123} for the package directory" in message
 
 
-def test_q193766_what_earlier_attempts_have_left_gives_way_when_room_is_scarce(
+def test_q193766_q191297_what_earlier_attempts_have_left_gives_way_when_room_is_scarce(
     store: ClientStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = ClientStore.free_bytes
