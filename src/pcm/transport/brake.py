@@ -8,18 +8,15 @@ import time
 from collections.abc import Callable
 
 STRIDE_S = 0.05  # what is read at once lasts for so long
-GRACE_S = 0.1  # an idle line saves up no more than this
+GRACE_S = 0.1  # who is woken late, or waits for the network, may make up for no more than this
 _LEAST = 512
 
 
 class Brake:
-    """A bucket that fills by `rate` bytes a second.
+    """A bucket that fills by so many bytes a second.
 
     Args:
         clock, sleep: Seconds, monotonic.
-
-    Attributes:
-        rate: 0: no limit.
     """
 
     def __init__(
@@ -27,17 +24,22 @@ class Brake:
     ) -> None:
         self._clock, self._sleep = clock, sleep
         self._due = clock()
-        self.rate = 0
+        self._rate = 0
+
+    def begin(self, rate: int) -> None:
+        """Keep to `rate` bytes a second from now on; 0: no limit. What was not used until now is not saved up."""
+        self._rate = rate
+        self._due = max(self._due, self._clock())
 
     def hold(self, most: int) -> int:
         """Wait until the next read is due, and say how many bytes it may bring, of `most`."""
-        if not self.rate:
+        if not self._rate:
             return most
         while (wait := self._due - self._clock()) > 0:
             self._sleep(wait)
-        return min(most, max(int(self.rate * STRIDE_S), _LEAST))
+        return min(most, max(int(self._rate * STRIDE_S), _LEAST))
 
     def spend(self, count: int) -> None:
         """Note that `count` bytes came."""
-        if self.rate:
-            self._due = max(self._due, self._clock() - GRACE_S) + count / self.rate
+        if self._rate:
+            self._due = max(self._due, self._clock() - GRACE_S) + count / self._rate

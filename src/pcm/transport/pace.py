@@ -25,7 +25,7 @@ class Pace:
         self._request = request
         self._brake = brake
         if brake is not None:
-            brake.rate = request.max_rate
+            brake.begin(request.max_rate)
         # a line that is held back on purpose is not to be called slow
         self._min_rate = min(request.min_rate, request.max_rate // 2) if request.max_rate else request.min_rate
         self._started = now

@@ -43,7 +43,7 @@ from pcm.transport.units import Unpacked
 from pcm.transport.web import Web
 
 PIECE = 128 * 1024  # bytes in a frame
-AHEAD = 1024 * 1024  # bytes that wait for the privileged side at most, where the system allows so many
+AHEAD = 256 * 1024  # bytes that wait for the privileged side at most, where the system allows so many
 
 Say = Callable[[bytes, memoryview], None]
 """Sends both, one after the other, to the privileged side."""

@@ -3,6 +3,8 @@
 import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -213,3 +215,24 @@ def test_a_process_in_the_background_lets_others_go_first() -> None:
             assert after == (max(before[0], 10), os.SCHED_BATCH)
         assert before[1] == os.SCHED_OTHER
         client.close()
+
+
+def test_its_disk_comes_last_too() -> None:
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-I",
+            "-c",
+            (
+                "import ctypes, os\nfrom pcm.transport.hardening import give_way, harden\nharden()\ngive_way()\ngive_way()\n"
+                "number = {'x86_64': 252, 'aarch64': 31}[os.uname().machine]\n"
+                "print(ctypes.CDLL(None).syscall(ctypes.c_long(number), 1, 0) >> 13, os.nice(0))"
+            ),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert result.stdout.split()[0] == "3"  # IOPRIO_CLASS_IDLE
+    assert int(result.stdout.split()[1]) >= 10

@@ -25,7 +25,7 @@ class Clock:
 def braked(rate: int) -> tuple[Brake, Clock]:
     clock = Clock()
     brake = Brake(clock, clock.sleep)
-    brake.rate = rate
+    brake.begin(rate)
     return brake, clock
 
 
@@ -56,7 +56,7 @@ def test_a_line_that_could_be_quicker_has_the_rate(rate: int, sleeps_longer: flo
         clock.now += seconds + sleeps_longer
 
     brake = Brake(clock, sleep)
-    brake.rate = rate
+    brake.begin(rate)
     while clock.now - began < 3:
         count = brake.hold(1 << 40)
         brake.spend(count)
