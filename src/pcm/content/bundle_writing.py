@@ -27,6 +27,7 @@ SPOOL_PREFIX = ".making-"
 _KINDS: tuple[Kind, ...] = ("raw", "zstd", "bsdiff")
 _RECORD = struct.Struct(">IBII")  # number of the draft, kind, length and CRC-32 of the bytes that follow
 _COPY = 1024 * 1024
+_LEAST_GAIN = 64  # a patch must save one part in so many of the object's bytes
 
 
 class Source(Protocol):
@@ -255,7 +256,7 @@ def _put_together(
     for _, group in itertools.groupby(spool.records, lambda record: drafts[record.number].targets[0].file):
         run = list(group)
         made = [_unit(record, drafts[record.number], new.files, source) for record in run]
-        if old is None or sum(unit.packed for unit in made) < sum(unit.whole for unit in made):
+        if old is None or _pays(made):
             units += made
             records += run
     index = write_index(new, old, units)
@@ -263,6 +264,12 @@ def _put_together(
     start = write_head(len(packed), len(index)) + packed
     write_whole(path, itertools.chain((start,), *(spool.read(record) for record in records)))
     return Written(len(start) + sum(unit.packed for unit in units), sum(unit.plain for unit in units))
+
+
+def _pays(units: Sequence[Unit]) -> bool:
+    """Whether units cost clearly fewer bytes than the objects of their targets."""
+    whole = sum(unit.whole for unit in units)
+    return sum(unit.packed for unit in units) < whole - whole // _LEAST_GAIN
 
 
 def _unit(record: _Record, draft: Draft, files: Sequence[PackageFile], source: Source) -> Unit:

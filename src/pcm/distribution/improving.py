@@ -8,6 +8,7 @@ and the objects alone: every site makes the same bundles, byte for byte. How pol
 
 import contextlib
 import io
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -199,16 +200,16 @@ def _bundle(work: _Work, old: Listing | None, drafts: Sequence[Draft] | None, *,
 
 def _repack(work: _Work, done_before: Iterable[Listing], level: int) -> tuple[int, int, bool]:
     """Pack objects again, each once; their bytes before and after, and whether all are done."""
-    record = _Record(work.root, work.new, level)
-    if record.complete:
+    if _is_repacked(work.root, work.new, level):
         return 0, 0, True
+    record = _Record(work.root, work.new, level)
     done = record.done | {file.sha256 for old in done_before for file in old.files}
     files = {file.sha256: file for file in work.new.files if file.length > SMALL_FILE and file.sha256 not in done}
     counted = work.counted("objects", sum(file.length for file in files.values()))
     before = after = 0
     with contextlib.closing(record), ThreadPoolExecutor(work.threads) as pool:
         waiting = iter(sorted(files.values(), key=lambda file: (-file.length, file.sha256)))
-        while batch := [file for file, _ in zip(waiting, range(work.threads), strict=False)]:
+        while batch := list(itertools.islice(waiting, work.threads)):
             if not work.go_on():
                 return before, after, False
             for file, (was, is_now) in zip(
@@ -281,7 +282,6 @@ class _Record:
             self._file.truncate(0)
             self.add(str(level))
         self.done = set(lines[1:])
-        self.complete = _ALL in self.done
 
     def add(self, line: str) -> None:
         with storing(self._file.name):
