@@ -29,6 +29,10 @@ class Broker:
         """Polls readable when the service has gone."""
         return self._socket.fileno()
 
+    def close(self) -> None:
+        """Ask no more."""
+        self._socket.close()
+
     def orders(self) -> bytes:
         """The first packet: what to do.
 
