@@ -64,8 +64,10 @@ class Conversation:
         """
         head = int.from_bytes(self.read_exactly(4, deadline), "big")
         length = head & ~FOR_PART
-        if length > MAX_FRAME:
-            raise transfer_error("transfer.protocol", "The transfer process sent too large a frame.")
+        if length > MAX_FRAME or head == FOR_PART:
+            raise transfer_error(
+                "transfer.protocol", "The transfer process sent too large a frame, or an empty one for a part."
+            )
         return (self.read_exactly(length, deadline) if length else b""), head != length
 
     def read_line(self, deadline: float) -> bytes:

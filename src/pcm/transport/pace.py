@@ -73,25 +73,30 @@ class Pace:
             self._brake.spend(count)
 
     def count(self, count: int) -> None:
-        """Note that `count` bytes came in, without what TLS puts around them.
+        """Note that `count` bytes of the answer came in, without what TLS puts around them.
 
         Raises:
             TransferError: the code given to `allow`.
         """
+        if count:
+            self.answered = True
         self._volume += count
         if self._volume > self._volume_limit:
             raise transfer_error(
                 self._volume_code, f"The server sent more than the {self._volume_limit} bytes that it may."
             )
 
-    def record(self, count: int, waited: float) -> None:
+    def record(self, count: int, waited: float, *, answers: bool = True) -> None:
         """Note that a read waited for `waited` seconds and brought `count` bytes (0 also when it timed out).
+
+        Args:
+            answers: False: under TLS, where what comes may be no answer yet.
 
         Raises:
             TransferError: `transfer.too_slow`.
         """
         self.spend(count)
-        if count:
+        if count and answers:
             self.answered = True
         if not self.answered:
             return

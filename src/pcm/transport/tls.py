@@ -30,6 +30,8 @@ class SecuredSocket(WatchedSocket):
         TransferError: the exchange's time is up.
     """
 
+    answers = False
+
     def __init__(self, sock: socket.socket, pace: Pace, context: ssl.SSLContext, host: str) -> None:
         super().__init__(sock, pace)
         self._coming, self._going = ssl.MemoryBIO(), ssl.MemoryBIO()

@@ -23,6 +23,8 @@ class WatchedSocket:
     connection while a body that ends with the connection is still being read.
     """
 
+    answers = True  # what comes is the answer itself
+
     def __init__(self, sock: socket.socket, pace: Pace) -> None:
         self._sock = sock
         self._closed = False
@@ -53,7 +55,7 @@ class WatchedSocket:
             except TimeoutError:
                 self.pace.record(0, time.monotonic() - before)
                 continue
-            self.pace.record(count, time.monotonic() - before)
+            self.pace.record(count, time.monotonic() - before, answers=self.answers)
             return count
 
     def sendall(self, data: Any) -> None:

@@ -91,7 +91,7 @@ def request(server: HostileServer, name: str) -> Request:
     offset = 2 if name == "wrong-range" else 0
     return Request(
         f"{server.url}/{name}",
-        max_bytes=1_500_000,
+        max_bytes=100_000 if name == "endless-tiny-chunks" else 1_500_000,  # each chunk takes a while
         total_s=4,
         min_rate=1000,
         rate_window_s=0.5,

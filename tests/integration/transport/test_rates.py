@@ -69,7 +69,8 @@ def test_the_largest_rate_is_kept(part: int, how: str, certificate: tuple[Path, 
 class https_server:  # noqa: N801 - used as a verb
     """Gives each connection the same answer."""
 
-    def __init__(self, certificate: tuple[Path, Path], answer: bytes) -> None:
+    def __init__(self, certificate: tuple[Path, Path], answer: bytes, thinks_s: float = 0.0) -> None:
+        self._thinks_s = thinks_s
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(*certificate)
         self._answer = answer
@@ -95,6 +96,7 @@ class https_server:  # noqa: N801 - used as a verb
         try:
             with self._context.wrap_socket(client, server_side=True) as secured:
                 secured.recv(65536)
+                time.sleep(self._thinks_s)
                 secured.sendall(self._answer)
         except OSError:
             client.close()
@@ -107,6 +109,17 @@ def test_a_large_body_under_tls_is_the_body(certificate: tuple[Path, Path], part
         client.fetch_into(Request(url, max_bytes=len(body)), part)
         client.close()
     assert os.pread(part, len(body) + 1, 0) == body
+
+
+def test_a_server_may_think_after_the_handshake_as_long_as_without_one(certificate: tuple[Path, Path]) -> None:
+    with https_server(certificate, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", thinks_s=1.5) as url:
+        client = TransferClient(open_process, Settings(ca_file=str(certificate[0])))
+        request = Request(url, min_rate=100_000, rate_window_s=0.3, answer_s=30)
+        assert client.fetch(request).read() == b"ok"
+        with pytest.raises(TransferError) as caught:
+            client.fetch(request._replace(answer_s=0.7))
+        assert caught.value.code == "transfer.timeout"
+        client.close()
 
 
 @pytest.mark.parametrize("answer", [b"", b"\x16\x03\x03\x40\x00" + b"x" * 100])

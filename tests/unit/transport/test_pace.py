@@ -93,3 +93,13 @@ def test_volume_is_limited_with_the_code_that_was_asked_for() -> None:
     with pytest.raises(TransferError) as caught:
         p.count(1)
     assert code_of(caught) == "transfer.too_long"
+
+
+def test_what_tls_says_for_itself_is_no_answer() -> None:
+    p = pace()
+    for _ in range(3):
+        p.record(2000, 6.0, answers=False)
+    assert not p.answered
+    assert p.timeout(1018.0) == pytest.approx(2)
+    p.count(1)
+    assert p.answered

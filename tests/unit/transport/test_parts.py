@@ -105,6 +105,15 @@ def test_bytes_for_a_part_that_there_is_not_are_refused(part: int) -> None:
         assert channels[0].closed == 1
 
 
+def test_nothing_for_a_part_is_no_frame(part: int) -> None:
+    """Else it could keep the service busy for as long as the largest file may take."""
+    client, channels = scripted(HELLO, head(), packed(b""), frame(b""), END)
+    with pytest.raises(TransferError) as caught:
+        read(client, part)
+    assert caught.value.code == "transfer.protocol"
+    assert channels[0].closed == 1
+
+
 @pytest.mark.parametrize("code", ["transfer.damaged", "transfer.changed", "transfer.too_long"])
 def test_a_part_that_leads_nowhere_is_emptied(part: int, code: str) -> None:
     end = json.dumps({"id": 1, "error": code, "message": "m"}).encode() + b"\n"
