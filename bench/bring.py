@@ -4,14 +4,13 @@ It does what the service's worker does between the verified manifest and the fil
 transfer processes, and imports nothing of a site.
 
 Arguments: the new version's listing (JSON, as `content_ours` writes it), the old one's or `-`, the store's folder, the server's
-address, a certificate authority or `-`. Prints one line of JSON: ways, and memory.
+address, a certificate authority or `-`. Prints one line of JSON: the ways, and complaints.
 """
 
 from bench import as_worker  # noqa: F401 - first
 
 # isort: split
 import json
-import resource
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -79,12 +78,7 @@ def main() -> int:
 
 
 def _told(brought: Brought) -> dict[str, object]:
-    own, children = (
-        resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
     return {
-        "own_mib": own,
-        "child_mib": children,
         "files": brought.files,
         "complaints": [str(each) for each in brought.complaints],
         "ways": {f"{each.way} {each.text}": [each.files, each.bytes] for each in brought.choice.reasons}

@@ -16,6 +16,7 @@ from pathlib import Path
 from bench.bring import read_listing, write_listing
 from bench.content_pairs import Pair
 from bench.content_peers import Took
+from bench.measure import watched
 from bench.nginx import Nginx
 from pcm.content.bundle_index import Listing, bundle_path
 from pcm.content.client_store import ClientStore
@@ -94,20 +95,21 @@ def update(published: Published, folder: Path, server: Nginx, authority: str = "
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     server.forget()
     begun = time.perf_counter()
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    with watched(process.pid) as memory:
+        said, complained = process.communicate()
     wall = (time.perf_counter() - begun) * 1000
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(argv)}: {done.stderr[-2000:]}")
-    told = json.loads(done.stdout)
-    if told["complaints"]:
-        raise RuntimeError(str(told["complaints"]))
+    if process.returncode != 0:
+        raise RuntimeError(f"{' '.join(argv)}: {complained.decode()[-2000:]}")
+    complaints = json.loads(said)["complaints"]
+    if complaints:
+        raise RuntimeError(str(complaints))
     store = ClientStore(folder)
     for file in read_listing(str(published.new)).files:
         for _ in store.read(file.sha256, file.length):
             pass
     fetched = server.fetched()
-    # two transfer processes at most, each counted as large as the larger one was
-    return Took(wall, fetched.bytes, fetched.requests, told["own_mib"] + 2 * told["child_mib"])
+    return Took(wall, fetched.bytes, fetched.requests, memory.most_mib)
 
 
 def updated(published: Published, work: Path, server: Nginx) -> Took:

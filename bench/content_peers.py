@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.content_pairs import Pair, archive
-from bench.measure import succeed
+from bench.measure import succeed, watched
 from bench.nginx import Nginx
 
 LEVEL = "-19"
@@ -40,7 +40,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Took:
-    """What one client's update took; `memory_mib`: the most that one of its processes held (resident)."""
+    """What one client's update took; `memory_mib`: the most that all of its processes held at one moment."""
 
     wall_ms: float
     bytes: int
@@ -134,9 +134,10 @@ def perform(argv: list[str], server: Nginx) -> Took:
     process_id = os.posix_spawnp(
         argv[0], argv, environment, file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
     )
-    _, status, usage = os.wait4(process_id, 0)
+    with watched(process_id) as memory:
+        _, status = os.waitpid(process_id, 0)
     wall = (time.perf_counter() - begun) * 1000
     if os.waitstatus_to_exitcode(status) != 0:
         raise RuntimeError(f"{' '.join(argv)} ended with {os.waitstatus_to_exitcode(status)}")
     fetched = server.fetched()
-    return Took(wall, fetched.bytes, fetched.requests, usage.ru_maxrss / 1024)
+    return Took(wall, fetched.bytes, fetched.requests, memory.most_mib)

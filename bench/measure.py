@@ -10,8 +10,10 @@ import resource
 import socket
 import statistics
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -247,6 +249,37 @@ def cpu_seconds(process_id: int) -> float:
 def on_processor_s(process_id: int) -> float:
     """Seconds that one process has had a processor, to the nanosecond, without its children."""
     return int(Path(f"/proc/{process_id}/schedstat").read_text().split()[0]) / 1e9
+
+
+class Memory:
+    """The most that a process and its descendants held at one moment, as often as it was looked at."""
+
+    most_mib = 0.0
+
+
+@contextmanager
+def watched(process_id: int) -> Iterator[Memory]:
+    """Look forty times a second how much memory a process tree holds (PSS: what processes share counts once).
+
+    The peaks that the kernel itself keeps are of no use here: a program's begin with those of whoever started it.
+    """
+    memory, ended = Memory(), threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.025):
+            held = 0
+            for each in tree_of(process_id):
+                with suppress(OSError):
+                    held += memory_kib(each)[0]
+            memory.most_mib = max(memory.most_mib, held / 1024)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        ended.set()
+        thread.join()
 
 
 def memory_kib(process_id: int) -> tuple[int, int]:

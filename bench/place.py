@@ -181,7 +181,7 @@ def publish_all(small: SmallSite, site: Site, wanted: Sequence[Package]) -> None
     signed = package_repository.team_targets(TEAM, targets, 2, small.team_signers(), small.expires_s())
     with site.database.write() as connection:
         packages.publish(
-            connection, Publication(TEAM, signed, tuple(files)), site.distribution, site.online, "bench", site.clock()
+            connection, Publication(TEAM, signed, tuple(files)), (site.home,), site.online, "bench", site.clock()
         )
     projection.publish_unwritten(site)
 

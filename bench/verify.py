@@ -92,7 +92,7 @@ def make_case(folder: Path, size: int, packages: int) -> Case:
             size,
             packages,
             files_below(place.folder.root),
-            files_below(site.distribution[0].root),
+            files_below(site.home.root),
         )
     finally:
         site.close()
