@@ -22,14 +22,25 @@ MAX_BYTES = 512 * 2**10
 MAX_ENVELOPE_BYTES = 768 * 2**10
 MAX_TAIL = 8192
 MAX_LEDGER_LINKS = 1000
+MAX_WAYS = 16
 _Text = Annotated[str, msgspec.Meta(max_length=1000)]
+
+
+class ContentWay(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Files of a package that came by one way (`patch`, `small`, `whole`, `peer`) from one source; `bytes` is what travelled."""
+
+    way: Annotated[str, msgspec.Meta(max_length=20)]
+    source: Annotated[str, msgspec.Meta(max_length=400)]
+    files: Count
+    bytes: Count
 
 
 class RunResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """One attempt at an instruction.
 
     `exit_code` None: ended by a signal, timed out or unknown. `detected` None: the program has no detection. `healthy` None: no
-    health check was made. `run_as`: the user as whom it ran; empty: as system.
+    health check was made. `run_as`: the user as whom it ran; empty: as system. `content`: how its package's files came, if they
+    did lately; most bytes first.
     """
 
     run: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
@@ -43,6 +54,7 @@ class RunResult(msgspec.Struct, frozen=True, omit_defaults=True):
     output_tail: Annotated[str, msgspec.Meta(max_length=MAX_TAIL)] = ""
     output_bytes: Count = 0
     run_as: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    content: Annotated[tuple[ContentWay, ...], msgspec.Meta(max_length=MAX_WAYS)] = ()
 
     def __post_init__(self) -> None:
         check_moment(self.started, "started")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pcm.model.content_policy import ContentPolicy
+from pcm.protocol.report import MAX_WAYS, ContentWay
+from pcm.service.records import to_text
 from pcm.service.state import State
 
 if TYPE_CHECKING:
@@ -90,6 +92,17 @@ def read_records(state: State) -> tuple[ContentRecord, ...]:
 def find_record(state: State, manifest: str) -> ContentRecord | None:
     """How the content of a version came, if it came lately."""
     return next((each for each in read_records(state) if each.manifest == manifest), None)
+
+
+def reported_ways(state: State, manifest: str) -> tuple[ContentWay, ...]:
+    """How the content of a version came, as the report of the first run since then tells it, so nothing counts twice."""
+    record = find_record(state, manifest)
+    if record is None:
+        return ()
+    told = "SELECT 1 FROM runs WHERE manifest_sha256 = ? AND finished = 1 AND started >= ? LIMIT 1"
+    if state.rows(told, (manifest, to_text(record.at))):
+        return ()
+    return tuple(ContentWay(each.way, each.source[:400], each.files, each.bytes) for each in record.ways[:MAX_WAYS])
 
 
 def note_held(state: State, package: str, manifest: str) -> None:

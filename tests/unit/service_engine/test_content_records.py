@@ -13,6 +13,7 @@ from pcm.content.client_store import ClientStore
 from pcm.content.ways import Choice, Reason
 from pcm.model.content_policy import ContentPolicy, RateHours
 from pcm.model.errors import Retry, TransferError
+from pcm.protocol.report import ContentWay
 from pcm.service.content_limits import LOOK_S, METERED, Limits
 from pcm.service.content_records import (
     MOST_PACKAGES,
@@ -24,8 +25,11 @@ from pcm.service.content_records import (
     note_held,
     read_held,
     read_records,
+    reported_ways,
 )
 from pcm.service.content_views import explain_content, size
+from pcm.service.journal import Journal, Verified
+from pcm.service.records import to_text
 from pcm.service.sources import DISTRIBUTION, Servers
 from pcm.service.state import State
 from pcm.service.verdicts import METERED_PAUSE_S, judge_error
@@ -180,3 +184,21 @@ def test_waiting_for_another_network_is_no_failure() -> None:
     change = judge_error(record(instruction()), caught.value, NOON)
     assert (change.state.value, change.attempts, change.code) == ("waiting", 0, METERED)
     assert change.not_before == NOON + timedelta(seconds=METERED_PAUSE_S)
+
+
+def test_the_first_run_since_reports_how_its_content_came(state: State) -> None:
+    order = instruction()
+    Journal(state).take_in([Verified(order)], NOON)
+    sha256 = order.manifest.sha256
+    assert reported_ways(state, sha256) == ()
+    note_brought(state, make_record(sha256, NOON, BROUGHT))
+    told = ContentWay("patch", "https://near/distribution", 3, 450)
+    assert reported_ways(state, sha256) == (told,)
+    assert reported_ways(state, "b" * 64) == ()
+    with state.transaction() as connection:
+        connection.execute(
+            "INSERT INTO runs (run, instruction, generation, attempt, program, manifest_sha256, argv, run_as, started, reference, "
+            "boot_id, finished) VALUES ('r', ?, 1, 1, 'install', ?, '[]', 'system', ?, '{}', 'b', 1)",
+            (order.id, sha256, to_text(NOON + timedelta(minutes=1))),
+        )
+    assert reported_ways(state, sha256) == ()

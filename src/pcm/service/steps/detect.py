@@ -16,6 +16,7 @@ from pcm.model.program import EACH_USER, ExitClass, ExitCodes, Program
 from pcm.protocol.manifest import Manifest
 from pcm.protocol.report import MAX_TAIL, RunResult
 from pcm.service import faults
+from pcm.service.content_records import reported_ways
 from pcm.service.journal import Change
 from pcm.service.machine.interface import SYSTEM, Ended
 from pcm.service.planner_case import removes
@@ -159,6 +160,7 @@ def make_result(
         output_tail="" if ended is None else ended.output_tail.decode("utf-8", "replace")[-MAX_TAIL:],
         output_bytes=0 if ended is None else ended.output_bytes,
         run_as="" if run.run_as == SYSTEM else run.run_as[:256],
+        content=reported_ways(context.state, run.manifest_sha256),
     )
 
 
