@@ -12,6 +12,7 @@ from pcm.model.assignment import State as Stage
 from pcm.model.errors import MachineError, PcmError, Retry
 from pcm.service import faults
 from pcm.service.journal import Change
+from pcm.service.steps.cleanup import leaves_little
 from pcm.service.steps.detect import release_after
 from pcm.service.verdicts import judge_error
 from pcm.service.work import Context, Work
@@ -47,7 +48,8 @@ def follow(steps: Sequence[Step], work: Work, context: Context) -> Change:
         if (ended is not None and step is not steps[-1]) or not step.concerns(work):
             continue
         if ended is not None and context.handover.waits:
-            context.handover.afterwards(partial(_take_last, step, previous, work, context))
+            last = partial(_take_last, step, previous, work, context)
+            context.handover.afterwards(last, takes_a_moment=leaves_little(work, context))
             return ended
         if step.name not in _MOMENTS:
             context.handover.settle()

@@ -12,7 +12,7 @@ from pcm.service.machine.here import this_machine
 from pcm.service.machine.interface import Ended
 from pcm.service.machine.posix import spare
 from pcm.service.machine.posix.kept_result import keep_result, kept_result, remove_result
-from pcm.service.machine.posix.temporary import make_temporary, remove_temporary
+from pcm.service.machine.posix.temporary import holds_little, make_temporary, remove_temporary
 
 ONE, TWO = "0123456789abcdef", "fedcba9876543210"
 
@@ -197,3 +197,20 @@ def test_a_spare_that_was_swept_away_is_missed_by_nobody(tmp_path: Path) -> None
     machine.remove_staged(root, ONE)
     machine.stage(root, TWO).close()
     assert [path.name for path in root.iterdir()] == [TWO]
+
+
+@pytest.mark.parametrize(("files", "folders", "little"), [(1, 0, True), (0, 1, False), (400, 0, False)])
+def test_what_takes_long_to_remove_is_known_before(
+    tmp_path: Path, runs: Path, files: int, folders: int, little: bool
+) -> None:
+    machine, root = this_machine(), tmp_path / "staging"
+    root.mkdir(mode=0o700)
+    with contextlib.closing(machine.stage(root, ONE)) as staging:
+        for place in (staging.path, temporary(runs, ONE)):
+            for number in range(files):
+                (place / f"a-name-of-some-length-{number}").touch()
+            for number in range(folders):
+                (place / str(number)).mkdir()
+        assert staging.holds_little() is little
+        assert holds_little(runs / ONE, ONE, os.geteuid()) is little
+    assert holds_little(runs / "none", TWO, os.geteuid())

@@ -40,6 +40,25 @@ def test_the_end_is_stored_with_the_next_transaction_and_only_then_cleaned_up_af
     assert done == ["stored", "cleaned up"]
 
 
+def test_what_takes_a_moment_waits_until_the_next_program_works(state: State) -> None:
+    handover, done = Handover(state), []
+    handover.leave(lambda: state.set_meta("end", "x"), lambda: done.append("stored"))
+    handover.afterwards(lambda: done.append("long"))
+    handover.afterwards(lambda: done.append("short"), takes_a_moment=True)
+    handover.tidy()
+    assert done == [], "never before the end is stored"
+    handover.store()
+    handover.stored()
+    assert done == ["stored", "long"]
+    handover.tidy()
+    handover.tidy()
+    assert done == ["stored", "long", "short"]
+    handover.leave(lambda: None, lambda: None)
+    handover.afterwards(lambda: done.append("last"), takes_a_moment=True)
+    handover.settle()
+    assert done[-1] == "last", "where no program follows it is not forgotten"
+
+
 def test_an_end_survives_the_failure_of_the_next_beginning(state: State) -> None:
     handover, done = Handover(state), []
     handover.leave(lambda: state.set_meta("end", "x"), lambda: done.append("stored"))

@@ -296,6 +296,9 @@ class Processes(Protocol):
     def find_again(self, reference: RunReference) -> RunningProgram | None:
         """Find a run that another worker started; None if nothing is left of it."""
 
+    def forgets_soon(self, reference: RunReference) -> bool:
+        """Tell whether `forget` surely takes no longer than a moment."""
+
     def forget(self, reference: RunReference) -> None:
         """Take away what is only kept so that `find_again` can answer. Safe to call twice, and for unknown runs."""
 
@@ -382,11 +385,7 @@ class Machine(Processes, Protocol):
         """
 
     def account(self, name: str) -> Account:
-        """Look an account up by name or number.
-
-        Raises:
-            MachineError: `machine.account`.
-        """
+        """Look an account up by name or number; raises MachineError `machine.account`."""
 
     def transfer_account(self, name: str) -> Account:
         """Account for the unprivileged network side: `name` if it exists, else a number that nobody has."""

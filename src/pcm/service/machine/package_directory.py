@@ -50,5 +50,8 @@ class PackageDirectory(Protocol):
             TrustError: `trust.staging_changed`, naming the first difference.
         """
 
+    def holds_little(self) -> bool:
+        """Tell whether there is so little in it that removing it takes no longer than a moment."""
+
     def close(self) -> None:
         """Let go of it; it stays."""

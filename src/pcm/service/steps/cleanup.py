@@ -10,6 +10,13 @@ from pcm.service.steps.stage import let_go
 from pcm.service.work import Context, Work
 
 
+def leaves_little(work: Work, context: Context) -> bool:
+    """Whether cleaning up after a run that has ended surely takes no longer than a moment."""
+    return (work.staging is None or work.staging.holds_little()) and (
+        work.reference is None or context.machine.forgets_soon(work.reference)
+    )
+
+
 def cleanup(work: Work, context: Context) -> Change | None:
     """Remove what is left of the run, as far as it can be."""
     try:

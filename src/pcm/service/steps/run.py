@@ -57,6 +57,7 @@ def run(work: Work, context: Context) -> Change | None:
         return change
     context.history.note_launched(record.run)
     faults.reach(work.point("run.launched"))
+    context.handover.tidy()
     work.ended = running.wait()
     faults.reach(work.point("run.ended"))
     work.detail = {"exit_code": work.ended.exit_code, "survivors": work.ended.survivors_killed}

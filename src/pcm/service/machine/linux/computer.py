@@ -65,6 +65,10 @@ class LinuxMachine:
         """See `Processes.find_again`; asks the back end that started the run, whichever is used now."""
         return self._back_end_of(reference).find_again(reference)
 
+    def forgets_soon(self, reference: RunReference) -> bool:
+        """See `Processes.forgets_soon`."""
+        return self._back_end_of(reference).forgets_soon(reference)
+
     def forget(self, reference: RunReference) -> None:
         """See `Processes.forget`."""
         self._back_end_of(reference).forget(reference)

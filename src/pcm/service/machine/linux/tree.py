@@ -32,7 +32,7 @@ from pcm.service.machine.linux.survivors import FoundTree
 from pcm.service.machine.linux.syscalls import become_subreaper
 from pcm.service.machine.posix.kept_result import keep_result, kept_result, remove_result
 from pcm.service.machine.posix.output import ProgramOutput, remove_pipe
-from pcm.service.machine.posix.temporary import make_temporary, remove_temporary
+from pcm.service.machine.posix.temporary import holds_little, make_temporary, remove_temporary
 
 
 class OwnTree:
@@ -158,6 +158,10 @@ class TreeProcesses:
             return None
         output = ProgramOutput.go_on(path, reference.output_limit_bytes)
         return TreeRun(reference, tree, output, self._keep(path.parent))
+
+    def forgets_soon(self, reference: RunReference) -> bool:
+        """See `Processes.forgets_soon`."""
+        return holds_little(Path(reference.output_path).parent, reference.run_id, reference.user_id)
 
     def forget(self, reference: RunReference) -> None:
         """See `Processes.forget`. The output stays; its pipe, the kept result and the temporary files go."""

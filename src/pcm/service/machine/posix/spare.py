@@ -17,6 +17,7 @@ from pcm.service.machine.posix.removal import empty_tree, remove_tree
 
 FOLDER = ".spare"
 FILE = ".spare-result"
+_BLOCK_BYTES = 4096
 _LINKS = 2  # its name, and its own '.'
 
 
@@ -58,6 +59,11 @@ def give_folder(folder: int, name: str, spare: str) -> None:
         os.rename(name, spare, src_dir_fd=folder, dst_dir_fd=folder)  # in place of an older one, if that is empty too
     except OSError:
         remove_tree(folder, name)
+
+
+def is_small(status: os.stat_result) -> bool:
+    """Whether a folder has no folders in it, and no more names than its first block holds."""
+    return stat.S_ISDIR(status.st_mode) and status.st_nlink <= _LINKS and status.st_size <= _BLOCK_BYTES
 
 
 def is_like_new(status: os.stat_result) -> bool:

@@ -25,7 +25,7 @@ from pcm.service.machine.package_directory import StagedFile
 from pcm.service.machine.posix.beneath import Opener, best_opener, open_folder, open_regular, single_name, split_path
 from pcm.service.machine.posix.protected import ProtectedFolder
 from pcm.service.machine.posix.removal import empty_tree, remove_tree
-from pcm.service.machine.posix.spare import is_like_new, take_folder
+from pcm.service.machine.posix.spare import is_like_new, is_small, take_folder
 
 CHUNK_BYTES = 1 << 20
 
@@ -150,6 +150,10 @@ class StagingDirectory:
                 self._verify_open(file, descriptor)
             finally:
                 os.close(descriptor)
+
+    def holds_little(self) -> bool:
+        """See `PackageDirectory.holds_little`."""
+        return is_small(os.fstat(self._folder))
 
     def close(self) -> None:
         """Let go of the folder; it stays."""

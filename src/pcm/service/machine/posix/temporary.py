@@ -64,6 +64,15 @@ def remove_temporary(run_folder: Path, run_id: str, user_id: int) -> None:
             os.close(folder)
 
 
+def holds_little(run_folder: Path, run_id: str, user_id: int) -> bool:
+    """Whether removing it takes no longer than a moment."""
+    parent, name = _place(run_folder, run_id, user_id)
+    try:
+        return spare.is_small(os.lstat(f"{parent}/{name}"))
+    except FileNotFoundError:
+        return True
+
+
 def _take_over(run_folder: Path, name: str) -> bool:
     """Take the folder that an earlier run has left; False: there is none."""
     with contextlib.suppress(OSError, MachineError):
