@@ -142,8 +142,7 @@ def test_a_sealed_process_opens_and_connects_nothing() -> None:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        held: list[str] = []
-        seal()
+        held: list[str] = ["sealed"] if "no_opening" in seal() else []
         for name, attempt in (
             ("open", lambda: os.open("/etc/hostname", os.O_RDONLY)),
             ("socket", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)),
@@ -164,7 +163,7 @@ def test_a_sealed_process_opens_and_connects_nothing() -> None:
     os.waitpid(child, 0)
     told = os.read(reading, 1000).decode()
     os.close(reading)
-    assert told.split() == ["open", "socket", "unix", "mkdir", "unlink", "exec"]
+    assert told.split() == ["sealed", "open", "socket", "unix", "mkdir", "unlink", "exec"]
 
 
 NEAR = [Subnet(bytes((10, 0, 0, 5)), 24)]
