@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pcm.service.machine.interface import Engaged, Session
-from pcm.service.machine.linux.engaged import engaged, keeps_screen_on, on_battery, session_path
+from pcm.service.machine.linux.engaged import engaged, is_metered, keeps_screen_on, on_battery, session_path
 from pcm.service.machine.linux.wire import pack, unpack
 
 ADA = 1000
@@ -167,3 +167,16 @@ def test_what_other_services_tell_is_taken_as_they_mean_it(
     bus.close()
     assert found == expected
     assert set(bus.flags) == {2}, "asking started a service"
+
+
+@pytest.mark.parametrize(("told", "metered"), [(1, True), (3, True), (0, False), (2, False), (4, False), (None, False)])
+def test_a_network_is_paid_by_volume_if_its_service_says_or_guesses_so(
+    tmp_path: Path, told: int | None, metered: bool
+) -> None:
+    bus = Reporting(tmp_path / "bus", {} if told is None else {(NETWORK, "Metered"): ("u", told)})
+    assert is_metered(str(tmp_path / "bus")) is metered
+    bus.close()
+
+
+def test_without_a_message_bus_no_network_is_known_to_be_paid_by_volume(tmp_path: Path) -> None:
+    assert not is_metered(str(tmp_path / "none"))
