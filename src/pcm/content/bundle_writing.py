@@ -245,7 +245,7 @@ class _Spool:
 
     def remove(self) -> None:
         with storing(self._path):
-            self._path.unlink()
+            self._path.unlink(missing_ok=True)
 
 
 def _put_together(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 RELEASES = 3
 LEVEL = 19
+THOROUGH_MOST = 2 * 2**30  # bytes of changed files, up to which a bundle is made thoroughly: an hour
 LEAST_SMALL = 2  # small files for which a bundle of them is made
 _REPACKED = ".repacked"
 _ALL = "all"
@@ -75,7 +76,8 @@ def improve(
         olds: Versions to make patches from, the likeliest first: usually the last `RELEASES`. One whose content is gone is passed
             over.
         level: To which to pack its objects over 64 KiB again; None leaves them.
-        thorough: Also bsdiff and level 19 for patches, at about 1 MB of changed files a second: a third to a half of the bytes.
+        thorough: Also bsdiff and level 19 for patches, at about 1 MB of changed files a second: a third to two thirds of the bytes.
+            Not where more than `THOROUGH_MOST` bytes changed.
         threads: Units or objects at a time; each takes a processor and up to 300 MB of memory.
         on_progress: Told of each unit and object.
         go_on: Asked between units and objects; False ends the work for now.
@@ -194,6 +196,7 @@ def _bundle(work: _Work, old: Listing | None, drafts: Sequence[Draft] | None, *,
     total = sum(piece.length for draft in drafts for piece in draft.targets)
     part = f"patches from {old.sha256}" if old else "small files"
     counted = work.counted(part, total)
+    thorough = thorough and total <= THOROUGH_MOST
     written = write_bundle(path, work.new, old, drafts, work, thorough=thorough, threads=work.threads, on_unit=counted)
     return written.length if written else None
 

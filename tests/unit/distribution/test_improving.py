@@ -16,6 +16,7 @@ from pcm.content.object_store import FolderObjectStore, verify_store
 from pcm.content.objects import object_path, pack
 from pcm.content.patches import SEGMENT
 from pcm.content.unpacking import unpack_index, unpack_unit
+from pcm.distribution import improving
 from pcm.distribution.improving import Improved, ImproveProgress, bundles_of, improve, sweep_bundles
 from pcm.model.errors import RequestError, TrustError
 from pcm.model.package import PackageFile
@@ -135,6 +136,17 @@ def test_large_files_are_made_in_segments(tmp_path: Path) -> None:
     assert [unit.plain for unit in index.units] == [SEGMENT, SEGMENT, 795]
     packed = (tmp_path / object_path(new.files[0].sha256)).stat().st_size
     assert sum(unit.whole for unit in index.units) == packed
+
+
+def test_where_too_much_changed_it_is_not_thorough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = publish(tmp_path, OLD, NEW)
+    monkeypatch.setattr(improving, "THOROUGH_MOST", 1000)
+    improve(tmp_path, new, [old], level=None)
+    assert {unit.kind for unit in read(tmp_path, new, old)[0].units} <= {"zstd", "raw"}
+    (tmp_path / bundle_path(new.sha256, old.sha256)).unlink()
+    monkeypatch.undo()
+    improve(tmp_path, new, [old], level=None)
+    assert "bsdiff" in {unit.kind for unit in read(tmp_path, new, old)[0].units}
 
 
 def test_a_second_call_writes_nothing(tmp_path: Path) -> None:
