@@ -76,8 +76,8 @@ def improve(
         olds: Versions to make patches from, the likeliest first: usually the last `RELEASES`. One whose content is gone is passed
             over.
         level: To which to pack its objects over 64 KiB again; None leaves them.
-        thorough: Also bsdiff and level 19 for patches, at about 1 MB of changed files a second: a third to two thirds of the bytes.
-            Not where more than `THOROUGH_MOST` bytes changed.
+        thorough: Also bsdiff and level 19 for patches, at about 1 MB of changed files a second: a third to two thirds of the
+            bytes. Not where more than `THOROUGH_MOST` bytes changed.
         threads: Units or objects at a time; each takes a processor and up to 300 MB of memory.
         on_progress: Told of each unit and object.
         go_on: Asked between units and objects; False ends the work for now.
