@@ -7,11 +7,10 @@ import click
 from pcm.cli import show
 from pcm.cli.api import Api
 from pcm.cli.ask import confirm
-from pcm.cli.exit_codes import REFUSED
 from pcm.cli.progress import progress
 from pcm.cli.settings import Settings
 from pcm.cli.verbs import Noun
-from pcm.model.errors import StoreError
+from pcm.model.errors import RequestError, StoreError
 from pcm.protocol.admin_content import DEFAULT_GRACE_S, ClearOrder, ContentStats, ContentTask, VerifyOrder
 
 _LOOK_S = 0.25
@@ -77,8 +76,11 @@ def verify(settings: Settings, repair: bool) -> None:
                 click.echo("Bring it back: pcm content verify --repair")
             elif bad:
                 click.echo("What no server has can only be published again: pcm package publish DIRECTORY")
-    if bad or any(each.error for each in task.verified):
-        raise SystemExit(REFUSED)
+    unreached = [each.server for each in task.verified if each.error]
+    if bad:
+        raise RequestError(f"{show.count(len(bad), 'object')} absent or damaged.", code="request.damaged")
+    if unreached:
+        raise RequestError(f"Not everything could be checked: {', '.join(unreached)}.", code="request.unchecked")
 
 
 @command.command("stats")
