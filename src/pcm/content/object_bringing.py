@@ -8,6 +8,7 @@ again, a few times.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from pcm.content.carrying import Carrier, Complaint
 from pcm.content.client_store import ClientStore
@@ -56,29 +57,28 @@ class ObjectBringing:
             TrustError: no source gives one of them, and at least one gave wrong bytes. TransferError: no source gives it.
             StoreError: this disk.
         """
-        left, failures = deque(files), list[BaseException]()
+        left, over = deque(files), threading.Event()
 
         def work(carrier: Carrier) -> None:
             try:
-                while not failures:
+                while not over.is_set():
                     try:
                         file = left.popleft()
                     except IndexError:
                         return
                     self._bring_one(file, carrier)
-            except BaseException as error:  # noqa: BLE001 - handed to whoever waits for it
-                failures.append(error)
+                return
+            finally:
+                if left:  # it ends before its time: so does the other
+                    over.set()
 
-        lanes = []
-        if len(files) >= _BESIDE_FILES:
-            lanes.append(threading.Thread(target=work, args=(self._carrier.second(),), name="fetch", daemon=True))
-        for lane in lanes:
-            lane.start()
-        work(self._carrier)
-        for lane in lanes:
-            lane.join()
-        if failures:
-            raise failures[0]
+        if len(files) < _BESIDE_FILES:
+            work(self._carrier)
+            return
+        with ThreadPoolExecutor(1, "fetch") as lane:
+            beside = lane.submit(work, self._carrier.second())
+            work(self._carrier)
+            beside.result()
 
     def _bring_one(self, file: PackageFile, carrier: Carrier) -> None:
         complaints: list[Complaint] = []

@@ -6,6 +6,7 @@ Serves step 8, under `assembly`, which undoes the units. A stretch that breaks o
 import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from pcm.content.bundles import MOST_TRIES, KnownBundle
 from pcm.content.carrying import Carrier, Complaint
@@ -55,29 +56,25 @@ class Stretches:
 
     def arrive_beside(self, choice: Choice, bundles: Sequence[KnownBundle]) -> Arrivals:
         """The same, but each unit as soon as it is here, while what follows it comes already. Close it."""
-        arrived: queue.SimpleQueue[tuple[int, int] | BaseException | None] = queue.SimpleQueue()
+        arrived: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
         stop = threading.Event()
 
         def fetch() -> None:
             try:
                 for span in choice.ranges:
                     self._fetch(span, bundles[span.bundle], _Watch(span, bundles[span.bundle], arrived, stop))
-            except BaseException as error:  # noqa: BLE001 - handed to whoever waits for it
-                arrived.put(error)
-            else:
+            finally:
                 arrived.put(None)
 
-        thread = threading.Thread(target=fetch, name="fetch", daemon=True)
-        thread.start()
-        try:
-            yield from _ready(choice)
-            while (each := arrived.get()) is not None:
-                if isinstance(each, BaseException):
-                    raise each
-                yield each
-        finally:
-            stop.set()
-            thread.join()
+        with ThreadPoolExecutor(1, "fetch") as lane:
+            fetched = lane.submit(fetch)
+            try:
+                yield from _ready(choice)
+                while (each := arrived.get()) is not None:
+                    yield each
+                fetched.result()
+            finally:
+                stop.set()
 
     def _fetch(self, span: Range, bundle: KnownBundle, on_progress: Callable[[int], None]) -> None:
         """Fetch one stretch.
@@ -134,7 +131,7 @@ class _Watch:
         self,
         span: Range,
         bundle: KnownBundle,
-        arrived: "queue.SimpleQueue[tuple[int, int] | BaseException | None]",
+        arrived: "queue.SimpleQueue[tuple[int, int] | None]",
         stop: threading.Event,
     ) -> None:
         self._left = [
