@@ -101,7 +101,7 @@ def _context(home: Path, state: State) -> Context:
         state=state,
         machine=this_machine(),
         store=ClientStore(home / "store"),
-        bring=lambda _files, _staging: None,
+        bring=lambda _needed: None,
         agree=lambda _instruction, _program, _at: None,
         clock=_now,
         zone=UTC,

@@ -143,7 +143,9 @@ def test_pure_parts_do_no_input_or_output_and_read_no_clock() -> None:
 
 
 def test_only_service_machine_starts_processes() -> None:
-    others = [module for module in MODULES if not module.path.startswith("service/machine/") and module.path != SITES_CHILD]
+    others = [
+        module for module in MODULES if not module.path.startswith("service/machine/") and module.path != SITES_CHILD
+    ]
     assert [fault for module in others for fault in starts(module)] == []
 
 

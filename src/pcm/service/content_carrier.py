@@ -84,14 +84,15 @@ class ContentCarrier:
 
     def fetch_object(self, source: str, file: PackageFile, part: Part | None) -> Iterator[bytes]:
         """See `Carrier.fetch_object`."""
-        request = self._request(source, object_path(file.sha256), largest_packed(file.length), 0)._replace(
-            decode="zstd", max_decoded_bytes=file.length, part=None if part is None else part.descriptor
-        )
+        path, packed = object_path(file.sha256), largest_packed(file.length)
         given = 0
         while True:
             rate, passed = self._limits.rate(), 0
+            request = self._request(source, path, packed, rate)._replace(
+                decode="zstd", max_decoded_bytes=file.length, part=None if part is None else part.descriptor
+            )
             try:
-                with self._client.fetch(request._replace(max_rate=self._shared(rate))) as response:
+                with self._client.fetch(request) as response:
                     for data in response.iter_bytes():
                         # what was given before another rate held comes out of the part once more
                         new = data[max(0, given - passed) :]
@@ -121,7 +122,7 @@ class ContentCarrier:
             self.unpacked[1] += time.monotonic() - began
 
     def _request(self, source: str, path: str, most: int, rate: int) -> Request:
-        slowest = min(MIN_RATE, rate // 4) if rate else MIN_RATE
+        slowest = min(MIN_RATE, self._shared(rate) // 4) if rate else MIN_RATE
         return Request(
             parse_location(source).join(path),
             max_bytes=most,

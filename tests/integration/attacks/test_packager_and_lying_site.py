@@ -1,12 +1,13 @@
 """A packager's machine against a site in wrong hands, with the online key of the package repository: it signs nothing that harms."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
 from pcm.distribution.packager_memory import PackagerMemory
 from pcm.distribution.publication import Packager, verify_team
+from pcm.distribution.publish import Started
 from pcm.model.errors import TrustError
 from pcm.protocol.admin_packages import Publication, PublicationAnswer, TeamView
 from pcm.trust import package_repository
@@ -31,8 +32,14 @@ class LyingSite:
     def lacking(self, names: Collection[str]) -> set[str]:
         raise AssertionError(names)
 
-    def upload(self, sha256: str, length: int, packed: Iterable[bytes]) -> None:
+    def started(self, sha256: str) -> Started:
         raise AssertionError(sha256)
+
+    def upload(self, sha256: str, length: int, packed: Iterable[bytes], offset: int = 0) -> None:
+        raise AssertionError(sha256)
+
+    def upload_small(self, objects: Sequence[tuple[str, bytes]]) -> None:
+        raise AssertionError(objects)
 
 
 def packager(site: SimulatedSite, folder: Path, listed: bytes | None) -> Packager:

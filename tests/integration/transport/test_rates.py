@@ -16,7 +16,6 @@ from pcm.model.errors import TransferError
 from pcm.testing.hostile_server import HostileServer
 from pcm.transport.client import TransferClient
 from pcm.transport.framing import Request, Settings
-from pcm.transport.object_source import object_request
 from tests.certificates import own_certificate
 from tests.range_server import range_server
 from tests.transfer_process import open_process, start_process
@@ -202,16 +201,6 @@ def test_progress_is_told_while_it_lasts_and_may_end_it(part: int) -> None:
         server.rate = 0
         assert client.fetch_into(Request(f"{server.url}/body", max_bytes=LENGTH), part).came == LENGTH - told[-1]
         client.close()
-
-
-def test_the_time_for_a_file_follows_from_its_length() -> None:
-    from pcm.model.package import PackageFile  # noqa: PLC0415
-
-    small = object_request("https://h", PackageFile("x", 1, "0" * 64))
-    large = object_request("https://h", PackageFile("x", 100 << 30, "0" * 64))
-    assert small.total_s < 120
-    assert large.total_s > 100 * 2**30 / (large.min_rate or 1) > 86_400
-    assert large.max_bytes > 100 << 30
 
 
 def test_a_process_in_the_background_lets_others_go_first() -> None:

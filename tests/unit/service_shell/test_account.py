@@ -269,17 +269,22 @@ class Scripted:
         self.asked: list[dict[str, Any]] = []
         self._lines = [{"hello": 1, "hardened": []}, *lines]
 
-    def read(self, most: int, timeout_s: float) -> bytes:
+    def read_into(self, buffer: memoryview, timeout_s: float) -> int:
         line = dict(self._lines.pop(0))
         if "hello" not in line:
             line["id"] = len(self.asked)
         tail = b"" if "error" in line or "hello" in line else bytes(4) + b'{"id":%d,"ok":true}\n' % line["id"]
-        return json.dumps(line).encode() + b"\n" + tail
+        data = json.dumps(line).encode() + b"\n" + tail
+        buffer[: len(data)] = data
+        return len(data)
 
     def write(self, data: bytes, timeout_s: float) -> None:
         line = json.loads(data.split(b"\n")[0])
         if "id" in line:
             self.asked.append(line)
+
+    def send_file(self, data: bytes, file: int, timeout_s: float) -> None:
+        raise AssertionError(data)
 
     def close(self) -> None:
         pass
