@@ -17,6 +17,7 @@ from sqlalchemy import Connection, or_, select
 from pcm.content.object_store import verified_as_it_passes
 from pcm.content.objects import object_path
 from pcm.content.whole_files import TEMPORARY_PREFIX
+from pcm.distribution.folder import TIMESTAMP
 from pcm.distribution.shelf import FolderShelf, Shelf, Shelved, pieces_from
 from pcm.model.errors import PcmError, RequestError, StoreError, TrustError
 from pcm.protocol.admin_content import MIN_GRACE_S, Cleared, Damage, Verified
@@ -25,6 +26,7 @@ from pcm.site.authority import Site
 from pcm.site.db.tables import assignments, jobs
 from pcm.site.db.tables_packages import package_versions
 from pcm.site.distribution_servers import DistributionServer
+from pcm.site.projection import MOST_METADATA
 
 _BATCH = 200
 _EXAMPLES = 20
@@ -39,11 +41,15 @@ Told = Callable[[str, int, int], None]
 
 @dataclass
 class Wanted:
-    """Names that stay. `lengths`: object names with their plain lengths; `bundles`: prefixes; `files`: targets and metadata."""
+    """Names that stay. `lengths`: object names with their plain lengths; `bundles`: prefixes; `files`: targets and metadata.
+
+    `timestamp`: the bytes of the newest.
+    """
 
     lengths: dict[str, int] = field(default_factory=dict)
     bundles: set[str] = field(default_factory=set)
     files: set[str] = field(default_factory=set)
+    timestamp: bytes = b""
 
     def has(self, name: str) -> bool:
         """Whether a file is named."""
@@ -69,7 +75,8 @@ def wanted(connection: Connection, site: Site) -> Wanted:
             )
         )
     ).all()
-    found = Wanted(files={*repository.role_files(connection), *repository.target_names(connection)})
+    roles = repository.role_files(connection)
+    found = Wanted(files={*roles, *repository.target_names(connection)}, timestamp=roles[TIMESTAMP])
     for row in rows:
         manifest = catalogue.load_manifest(connection, row.manifest_sha256)
         found.lengths.update((object_path(file.sha256), file.length) for file in manifest.files)
@@ -145,7 +152,10 @@ def _clear_server(site: Site, server: DistributionServer, grace_s: float, *, dry
     try:
         with site.database.read() as connection:  # nothing is brought meanwhile, so nothing more can be named there
             named = wanted(connection, site)
-        sweep = _Sweep(server.name, server.shelf, named, time.time() - grace_s, told)
+        try:
+            sweep = _Sweep(server.name, server.shelf, named, time.time() - grace_s, told)
+        except StoreError as error:
+            return Cleared(server.name, error=error.message)
         try:
             for each in list(sweep.garbage()):
                 sweep.remove(each, dry_run=dry_run)
@@ -161,6 +171,8 @@ class _Sweep:
 
     def __init__(self, name: str, shelf: Shelf, named: Wanted, oldest: float, told: Told) -> None:
         self._name, self._shelf, self._named, self._oldest, self._told = name, shelf, named, oldest, told
+        # what an older timestamp names is needed until the newest is there
+        self._behind = shelf.read(TIMESTAMP, MOST_METADATA) != named.timestamp
         self._kept = self._kept_bytes = self._removed = self._removed_bytes = self._young = self._foreign = 0
         self._examples: list[str] = []
         self.error = ""
@@ -171,7 +183,7 @@ class _Sweep:
             if count % 1000 == 0:
                 self._told(self._name, count, 0)
             left = each.name.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
-            if self._named.has(each.name):
+            if not left and (self._named.has(each.name) or (self._behind and each.name.startswith("metadata/"))):
                 self._kept, self._kept_bytes = self._kept + 1, self._kept_bytes + each.size
             elif not left and not _OURS.match(each.name):
                 self._foreign += not each.name.startswith(("uploads/", "metadata/", "targets/policy/"))
@@ -236,6 +248,8 @@ def _mend_home(site: Site, home: FolderShelf, name: str, length: int) -> bool:
             continue
         return True
     with site.content_turn:
+        if _is_right(home, name, length):  # whoever publishes it again has brought it meanwhile
+            return True
         home.delete(name)
     return False
 
@@ -256,6 +270,15 @@ def _verify_server(site: Site, server: DistributionServer, named: Wanted, *, rep
     except PcmError as error:
         return Verified(server.name, len(named.lengths), tuple(damaged), error.message)
     return Verified(server.name, len(named.lengths), tuple(damaged))
+
+
+def _is_right(shelf: Shelf, name: str, length: int) -> bool:
+    try:
+        for _ in verified_as_it_passes(pieces_from(shelf.open(name)), name[-68:-4], length):
+            pass
+    except PcmError:
+        return False
+    return True
 
 
 def _check_all(title: str, shelf: Shelf, named: Wanted, told: Told) -> Iterable[tuple[str, str]]:

@@ -23,7 +23,7 @@ from pcm.site import audit, clients, job_life, repository
 from pcm.site.db.database import take_turn
 from pcm.site.db.tables import assignments, jobs
 from pcm.site.db.tables_content import deliveries
-from pcm.site.db.tables_packages import package_versions, packages, programs, version_platforms
+from pcm.site.db.tables_packages import manifests, package_versions, packages, programs, version_platforms
 from pcm.trust import ceremony, delegations, metadata, package_repository
 
 
@@ -146,7 +146,9 @@ def _keep_version(connection: Connection, team: str, path: str, manifest: Manife
                 code="package.immutable",
             )
         connection.execute(update(package_versions).where(package_versions.c.id == known.id).values(withdrawn=None))
-        connection.execute(  # its content may have been cleared away meanwhile
+        # both its manifest and its content may have been cleared away meanwhile
+        connection.execute(update(manifests).where(manifests.c.sha256 == sha256).values(unwritten=True))
+        connection.execute(
             update(deliveries)
             .where(deliveries.c.package_version == known.id)
             .values(complete=None, pending=True, wanted=deliveries.c.wanted + 1, attempts=0, next_try=None, changed=now)

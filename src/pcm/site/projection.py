@@ -41,7 +41,8 @@ def publish_unwritten(site: Site) -> bool:
         files, written = repository.files_to_write(connection)
     if not files:
         return False
-    site.home.publish(files)
+    with site.content_turn:  # a clean-up that is about to remove one of these names sees that it is young
+        site.home.publish(files)
     if any(server.home for server in site.servers):
         with site.database.write() as connection:
             repository.mark_written(connection, written)

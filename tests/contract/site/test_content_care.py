@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,10 +24,14 @@ from pcm.content.objects import object_path
 from pcm.distribution.shelf import FolderShelf
 from pcm.model.errors import PcmError, RequestError
 from pcm.model.package import Package
+from pcm.protocol.admin import TargetFile
 from pcm.protocol.admin_content import MIN_GRACE_S, Cleared
-from pcm.site import catalogue, content_care, delivery, packages, projection
+from pcm.protocol.admin_packages import Publication
+from pcm.protocol.manifest import manifest_target
+from pcm.site import catalogue, content_care, delivery, packages, projection, repository
 from pcm.site.db.tables_packages import package_versions
-from pcm.testing.small_site import make_package, put_object
+from pcm.testing.small_site import TEAM, make_package, put_object
+from pcm.trust import package_repository
 from tests.contract.site.conftest import Office
 
 OLD = 90_000.0
@@ -183,6 +188,100 @@ def test_a_version_that_comes_back_after_its_content_went_needs_it_again(open_of
     office.clock.now = office.clock.now.replace(microsecond=0)
     put_object(office.site, b"own")
     assert objects(office)
+
+
+def test_a_version_that_comes_back_has_its_manifest_again_wherever_it_was_cleared_away(
+    open_office: Callable[..., Office],
+) -> None:
+    office = open_office(static=True)
+    contents = {"own": b"own"}
+    publish(office, "1.0", 1, contents)
+    [path] = office.site.home.root.glob("targets/packages/*/tool/1.0/*")
+    body = path.read_bytes()
+    withdraw(office, "1.0")
+    office.clock.forward(days=31)
+    for server in office.site.servers:
+        assert isinstance(server.shelf, FolderShelf)
+        age(server.shelf.root)
+    content_care.clear(office.site, grace_s=86_400, dry_run=False, actor="ann", told=told)
+    assert not path.exists()
+    put_object(office.site, b"own")
+    with office.site.database.read() as connection:
+        current = repository.require(connection, repository.PACKAGES, TEAM)
+    target = manifest_target(TEAM, "tool", "1.0")
+    signers, expires_s = office.small.team_signers(), office.small.expires_s()
+    signed = package_repository.add_target(TEAM, current.body, target, body, signers, expires_s)
+    with office.site.database.write() as connection:
+        publication = Publication(TEAM, signed, (TargetFile(target, body),))
+        packages.publish(connection, publication, (office.site.home,), office.site.online, "ann", office.clock())
+    projection.publish_unwritten(office.site)
+    delivery.deliver_all(office.site)
+    for server in office.site.servers:
+        assert server.shelf.read(path.relative_to(office.site.home.root).as_posix(), 10**6) == body
+
+
+def test_a_server_that_is_behind_keeps_the_metadata_that_its_own_timestamp_names(
+    open_office: Callable[..., Office],
+) -> None:
+    office = open_office(static=True)
+    publish(office, "1.0", 1, {"one": b"one"})
+    shelf = office.site.servers[1].shelf
+    assert isinstance(shelf, FolderShelf)
+    publish_at_home_only = {"two": b"two"}
+    put_object(office.site, b"two")
+    publication = office.small.sign_publication(
+        office.site, make_package(version="1.1", release=2, contents=publish_at_home_only)
+    )
+    with office.site.database.write() as connection:
+        packages.publish(connection, publication, (office.site.home,), office.site.online, "ann", office.clock())
+    projection.publish_unwritten(office.site)
+    before = {each.name for each in shelf.list("metadata/")}
+    age(shelf.root)
+    age(office.site.home.root)
+    content_care.clear(office.site, grace_s=86_400, dry_run=False, actor="ann", told=told)
+    assert {each.name for each in shelf.list("metadata/")} == before
+    delivery.deliver_all(office.site)
+    age(shelf.root)
+    content_care.clear(office.site, grace_s=86_400, dry_run=False, actor="ann", told=told)
+    after = {each.name for each in shelf.list("metadata/")}
+    assert after == {each.name for each in FolderShelf(office.site.home.root).list("metadata/")}
+
+
+def test_what_a_killed_delivery_left_beside_bundles_goes(office: Office) -> None:
+    publish(office, "1.0", 1, {"one": b"one"})
+    [row] = office.rows(package_versions)
+    folder = office.site.home.root / "bundles" / row.manifest_sha256[:2] / row.manifest_sha256
+    folder.mkdir(parents=True)
+    (folder / ".incoming-0123456789abcdef").write_bytes(b"half")
+    (folder / "whole.bundle").write_bytes(b"whole")
+    age(office.site.home.root)
+    clear(office)
+    assert {each.name for each in folder.iterdir()} == {"whole.bundle"}
+
+
+def test_what_is_published_again_while_a_check_looks_for_another_copy_stays(
+    open_office: Callable[..., Office], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office = open_office(static=True)
+    publish(office, "1.0", 1, {"one": b"one"})
+    name = object_path(office.home_object(b"one"))
+    home, other = (server.shelf for server in office.site.servers)
+    assert isinstance(home, FolderShelf)
+    assert isinstance(other, FolderShelf)
+    (home.root / name).unlink()
+    (other.root / name).unlink()
+
+    opened: list[str] = []
+
+    def slow(asked: str) -> BinaryIO:
+        if not opened:
+            put_object(office.site, b"one")
+        opened.append(asked)
+        raise RequestError(f"There is no {asked}.", code="not_found")
+
+    monkeypatch.setattr(other, "open", slow)
+    content_care.verify(office.site, repair=True, actor="ann", told=told)
+    assert name in objects(office)
 
 
 def test_a_check_finds_what_is_damaged_or_absent_and_mends_it_from_another_server(
