@@ -81,19 +81,26 @@ class ClientStore:
         Raises:
             StoreError: `store.damaged` (not there, or other bytes).
         """
-        path, digest, came = self._path(sha256), hashlib.sha256(), 0
+        path, digest, came, failure = self._path(sha256), hashlib.sha256(), 0, None
         try:
-            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb", 0) as file:
-                while data := file.read(_PIECE):
-                    digest.update(data)
-                    came += len(data)
-                    yield data
+            file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             raise StoreError(f"{path} cannot be read: {error.strerror}.", code="store.damaged") from error
-        if came != length or digest.hexdigest() != sha256:
+        try:
+            while data := _read(file):
+                digest.update(data)
+                came += len(data)
+                yield data
+        except OSError as error:  # the disk cannot give it: as good as other bytes
+            failure = error
+        finally:
+            os.close(file)
+        if failure is not None or came != length or digest.hexdigest() != sha256:
             with contextlib.suppress(OSError):
                 path.unlink()
-            raise StoreError(f"{path} was damaged; it is removed, and fetched again when needed.", code="store.damaged")
+            raise StoreError(
+                f"{path} was damaged; it is removed, and fetched again when needed.", code="store.damaged"
+            ) from failure
         self._touch(sha256)
 
     def open(self, sha256: str, length: int) -> int:
@@ -244,6 +251,10 @@ class Incoming:
             self._descriptor = -1
             with contextlib.suppress(FileNotFoundError):
                 self._path.unlink()
+
+
+def _read(file: int) -> bytes:
+    return os.read(file, _PIECE)
 
 
 def _sync_disk(folder: Path) -> None:

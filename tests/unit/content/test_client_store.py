@@ -1,5 +1,6 @@
 """The client's store: what it gives is right or an error, and what nobody wants goes."""
 
+import errno
 import hashlib
 import os
 import resource
@@ -66,6 +67,23 @@ def test_damage_on_disk_is_found_and_the_file_removed(store: ClientStore, damage
     assert not (store.root / name[:2] / name).exists()
     add(store, b"content")
     assert b"".join(store.read(name, 7)) == b"content"
+
+
+def test_a_file_that_the_disk_cannot_give_any_more_is_removed_and_comes_again(
+    store: ClientStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would count as there for ever, be the base of every patch, and no attempt would ever end well."""
+    name = add(store, b"content")
+
+    def broken(_file: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pcm.content.client_store._read", broken)
+        assert not store.is_intact(name, 7)
+    assert not store.has(name, 7)
+    add(store, b"content")
+    assert store.is_intact(name, 7)
 
 
 def test_a_link_in_the_place_of_a_file_is_not_followed(store: ClientStore, tmp_path: Path) -> None:
