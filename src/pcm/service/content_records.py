@@ -11,6 +11,7 @@ import msgspec
 
 from pcm.model.content_policy import ContentPolicy
 from pcm.protocol.report import MAX_WAYS, ContentWay
+from pcm.service.kept_header import read_header
 from pcm.service.records import to_text
 from pcm.service.state import State
 
@@ -130,7 +131,5 @@ def held_manifests(state: State) -> set[str]:
 
 def read_policy(state: State) -> ContentPolicy:
     """The content policy of the newest verified instructions."""
-    from pcm.service.inbox import read_header  # noqa: PLC0415 - it loads the network's side, of which a run needs nothing
-
     header = read_header(state)
     return header.content if header is not None else ContentPolicy()

@@ -16,12 +16,14 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from pcm.model.errors import PcmError, RequestError, StoreError, TransferError, TrustError
+from pcm.model.errors import PcmError, RequestError, TransferError, TrustError
 from pcm.model.instruction import Instruction
 from pcm.protocol.enrolment import ClientConfiguration
-from pcm.protocol.instructions import Instructions, read_instructions, write_instructions
+from pcm.protocol.instructions import Instructions, write_instructions
 from pcm.service import faults
 from pcm.service.journal import Journal, Verified
+from pcm.service.kept_header import HEADER as HEADER  # noqa: PLC0414 - whoever asks the inbox gets it here too
+from pcm.service.kept_header import read_header as read_header  # noqa: PLC0414
 from pcm.service.places import Places
 from pcm.service.records import to_text, to_time
 from pcm.service.sources import LOGON, Network, Servers
@@ -29,7 +31,6 @@ from pcm.service.state import State
 from pcm.trust.codes import REFUSALS
 
 INSTRUCTIONS = "instructions"  # the name of its floors
-HEADER = "instructions.header"
 SERIAL = "instructions.serial"
 SHA256 = "instructions.sha256"
 VALID_UNTIL = "instructions.valid_until"
@@ -266,21 +267,6 @@ def logon_servers(state: State, header: Instructions | None, configuration: Clie
         header: From `read_header`.
     """
     return Servers(state, LOGON, header.servers.logon if header else (), configuration.logon)
-
-
-def read_header(state: State) -> Instructions | None:
-    """The newest verified instruction file without its instructions; None if there is none yet.
-
-    Raises:
-        StoreError: `store.damaged`.
-    """
-    text = state.meta(HEADER)
-    if not text:
-        return None
-    try:
-        return read_instructions(text.encode())
-    except RequestError as error:
-        raise StoreError(f"The kept instructions cannot be read: {error.message}", code="store.damaged") from None
 
 
 def read_root(path: Path) -> bytes:
