@@ -12,12 +12,12 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import msgspec
 
-from pcm.content.bundle_index import bundle_path
+from pcm.content.bundle_index import HEAD_BYTES, MAX_INDEX, bundle_path
 from pcm.content.object_store import MOST_SMALL, verified_as_it_passes, verify_small
-from pcm.content.objects import object_path
+from pcm.content.objects import largest_packed, object_path
 from pcm.distribution.folder import TIMESTAMP, is_published_name
 from pcm.distribution.shelf import Shelf, pieces_from
-from pcm.model.errors import PcmError, RequestError, TrustError
+from pcm.model.errors import PcmError, RequestError, TransferError, TrustError
 from pcm.protocol.manifest import MAX_BYTES, Manifest, read_manifest
 
 _MOST_METADATA = 64 * 2**20
@@ -92,7 +92,10 @@ def mirror(
         TrustError: the source gives other bytes than its own metadata says.
         StoreError, TransferError: either cannot be reached, or the copy cannot be written.
     """
-    named = _read_source(source, packages)
+    try:
+        named = _read_source(source, packages)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise TrustError(f"The metadata of {source.title} is none.", code="trust.malformed") from error
     before = target.read(TIMESTAMP, _MOST_METADATA)
     if before is not None and _version(before) > _version(named.timestamp):
         raise RequestError(
@@ -136,8 +139,7 @@ class _Copy:
                     name, self._counted(verified_as_it_passes(pieces_from(self._source.open(name)), sha256, length))
                 )
             else:
-                with self._source.open(name) as file:
-                    batch[name] = file.read()
+                batch[name] = b"".join(self._at_most(name, largest_packed(length)))
                 verify_small(sha256, batch[name])
                 size += len(batch[name])
                 if size >= _TOGETHER or len(batch) >= 2000:
@@ -148,17 +150,22 @@ class _Copy:
         self._write_batch(batch)
         self.copied += len(todo)
 
-    def bundles(self, names: Iterable[str]) -> None:
-        """Bring bundles that the source has. They are checked by whoever unpacks them; here their lengths must agree."""
-        for name in names:
+    def bundles(self, names: Iterable[tuple[str, int]]) -> None:
+        """Bring bundles that the source has, each with the most bytes that it may have.
+
+        They are checked by whoever unpacks them; here their lengths must agree.
+        """
+        for name, most in names:
             size = self._source.size(name)
             if size is None:
                 continue
+            if size > most:
+                raise TrustError(f"{self._source.title}: {name} is longer than it can be.", code="trust.endless_data")
             self.wanted.add(name)
             if self._target.size(name) == size:
                 self.kept += 1
                 continue
-            self._target.write(name, self._counted(pieces_from(self._source.open(name))))
+            self._target.write(name, self._counted(self._at_most(name, size, least=size)))
             self.copied += 1
             self._tell(name)
 
@@ -175,6 +182,16 @@ class _Copy:
         if batch:
             self._target.write_many(batch)
             self.copied_bytes += sum(map(len, batch.values()))
+
+    def _at_most(self, name: str, most: int, least: int = 0) -> Iterable[bytes]:
+        came = 0
+        for piece in pieces_from(self._source.open(name)):
+            came += len(piece)
+            if came > most:
+                raise TrustError(f"{self._source.title}: {name} is longer than it can be.", code="trust.endless_data")
+            yield piece
+        if came < least:
+            raise TransferError(f"{self._source.title}: {name} ended early.", code="transfer.truncated")
 
     def _counted(self, pieces: Iterable[bytes]) -> Iterable[bytes]:
         for piece in pieces:
@@ -258,12 +275,13 @@ def _version(timestamp: bytes) -> int:
         return 0
 
 
-def _bundle_names(manifests: dict[str, Manifest]) -> Iterable[str]:
+def _bundle_names(manifests: dict[str, Manifest]) -> Iterable[tuple[str, int]]:
     for sha256, manifest in manifests.items():
-        yield bundle_path(sha256)
+        most = 2 * sum(file.length for file in manifest.files) + HEAD_BYTES + MAX_INDEX
+        yield bundle_path(sha256), most
         for other, older in manifests.items():
             if older.package == manifest.package and older.release < manifest.release:
-                yield bundle_path(sha256, other)
+                yield bundle_path(sha256, other), most
 
 
 def _prune(target: Shelf, wanted: set[str]) -> int:

@@ -5,6 +5,7 @@ is there whole or not at all. A shelf decides nothing about order and verifies n
 """
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -210,7 +211,20 @@ class _Reaching:
 
 
 def pieces_from(file: BinaryIO) -> Iterator[bytes]:
-    """An open file's bytes in pieces of a MiB; closed afterwards."""
+    """An open file's bytes in pieces of a MiB; closed afterwards.
+
+    Raises:
+        StoreError: `store.damaged`: the disk cannot give them; `store.away`: the share has gone.
+    """
     with file:
-        while piece := file.read(PIECE):
+        while piece := _read(file):
             yield piece
+
+
+def _read(file: BinaryIO) -> bytes:
+    try:
+        return file.read(PIECE)
+    except OSError as error:
+        code = "store.damaged" if error.errno == errno.EIO else "store.away"
+        name = getattr(file, "name", "A file")
+        raise StoreError(f"{name} cannot be read: {error.strerror}.", code=code, retry=Retry.LATER) from error

@@ -292,3 +292,7 @@ def _check_all(title: str, shelf: Shelf, named: Wanted, told: Told) -> Iterable[
             yield name, "absent"
         except TrustError as error:
             yield name, error.message
+        except StoreError as error:  # a sector that cannot be read any more is damage too
+            if error.code != "store.damaged":
+                raise
+            yield name, error.message

@@ -159,8 +159,7 @@ def _copy_objects(home: FolderShelf, target: Shelf, files: dict[str, PackageFile
     for batch in _batches(small, sizes):
         contents: dict[str, bytes] = {}
         for name in batch:
-            with home.open(name) as opened:
-                contents[name] = opened.read()
+            contents[name] = b"".join(pieces_from(home.open(name)))
             verify_small(files[name].sha256, contents[name])
         target.write_many(contents)
     for name, file in files.items():

@@ -1,13 +1,15 @@
 """Clean-up and check of content: what anybody may still ask for stays, whatever happens at the same moment."""
 
+import errno
 import hashlib
+import io
 import os
 import random
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -308,6 +310,36 @@ def test_a_check_finds_what_is_damaged_or_absent_and_mends_it_from_another_serve
     assert one in objects(office)
     put_object(office.site, contents["three"])  # publishing it again brings it: the site says that it lacks it
     content_care.verify(office.site, repair=True, actor="ann", told=told)
+    assert all(not each.damaged for each in content_care.verify(office.site, repair=False, actor="ann", told=told))
+
+
+class BadSector(io.FileIO):
+    """A file that opens, and whose bytes the disk cannot give."""
+
+    def read(self, _count: int | None = -1, /) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_check_mends_what_the_disk_cannot_give_any_more(
+    open_office: Callable[..., Office], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office = open_office(static=True)
+    publish(office, "1.0", 1, {"one": b"one", "two": b"two"})
+    bad = office.site.home.root / object_path(office.home_object(b"one"))
+    inode = bad.stat().st_ino
+    opening = FolderShelf.open
+
+    def on_a_bad_disk(shelf: FolderShelf, name: str) -> BinaryIO:
+        file = opening(shelf, name)
+        if os.fstat(file.fileno()).st_ino != inode:
+            return file
+        file.close()
+        return cast("BinaryIO", BadSector(shelf.root / name))
+
+    monkeypatch.setattr(FolderShelf, "open", on_a_bad_disk)
+    first, second = content_care.verify(office.site, repair=True, actor="ann", told=told)
+    assert [(damage.name, damage.mended) for damage in first.damaged] == [(object_path(bad.name[:64]), True)]
+    assert not second.damaged
     assert all(not each.damaged for each in content_care.verify(office.site, repair=False, actor="ann", told=told))
 
 

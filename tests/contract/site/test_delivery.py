@@ -1,5 +1,6 @@
 """Each distribution server by itself: content before its manifest, attempts that are rows, and nobody waits for who is away."""
 
+import errno
 import io
 import threading
 from collections.abc import Callable
@@ -198,6 +199,27 @@ def test_what_is_damaged_at_home_goes_nowhere(office: Office) -> None:
     [row] = office.rows(deliveries, deliveries.c.server == "share")
     assert row.error_code == "trust.content"
     assert not (share(office) / object_path(office.home_object(CONTENTS["data"]))).exists()
+
+
+def test_what_the_disk_at_home_cannot_give_is_a_row_and_ends_no_thread(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(office)
+    bring = FolderShelf.open
+
+    class Broken(io.BytesIO):
+        def read(self, _count: int | None = -1, /) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(
+        FolderShelf,
+        "open",
+        lambda shelf, name: Broken() if name.startswith("objects/") else bring(shelf, name),
+    )
+    put = {name: b"y" * 7000 + name.encode() for name in CONTENTS}
+    office.small.publish(office.site, make_package(version="1.1", release=2, contents=put), put)
+    [row] = office.rows(deliveries, deliveries.c.server == "share", deliveries.c.pending)
+    assert (row.attempts, row.error_code) == (1, "store.damaged")
 
 
 def test_what_became_smaller_at_home_replaces_what_stands_elsewhere(office: Office) -> None:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.server
+import io
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import pytest
 
@@ -134,6 +136,69 @@ def test_a_source_that_is_damaged_or_lies_spoils_no_copy(source: FolderShelf, tm
         mirror(evil, FolderShelf(tmp_path / "another"))
     assert FolderShelf(tmp_path / "another").size("metadata/timestamp.json") is None
     assert target.read("metadata/timestamp.json", 10**6) == newest
+
+
+class Endless(io.RawIOBase):
+    """A file of a server that never stops, with a limit so that a test that fails ends."""
+
+    def __init__(self, most: int = 64 * 2**20) -> None:
+        super().__init__()
+        self.left = most
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = min(len(buffer), self.left)
+        self.left -= count
+        buffer[:count] = bytes(count)
+        return count
+
+
+@pytest.mark.parametrize("kind", ["objects/", "bundles/"])
+def test_a_source_that_never_ends_a_file_fills_neither_memory_nor_the_copy(
+    source: FolderShelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    opened: list[Endless] = []
+    told = source.open
+
+    def give(name: str) -> BinaryIO:
+        if not name.startswith(kind):
+            return told(name)
+        opened.append(Endless())
+        return cast("BinaryIO", io.BufferedReader(opened[-1], 2**16))
+
+    monkeypatch.setattr(source, "open", give)
+    size = source.size
+    monkeypatch.setattr(source, "size", lambda name: 100 if name.startswith("bundles/") else size(name))
+    target = FolderShelf(tmp_path / "stick")
+    with pytest.raises(TrustError) as raised:
+        mirror(source, target)
+    assert raised.value.code == "trust.endless_data"
+    assert opened[0].left > 60 * 2**20
+    assert not list(target.list(kind))
+    assert target.size("metadata/timestamp.json") is None
+
+
+def test_a_bundle_that_is_longer_than_all_its_files_is_not_begun(
+    source: FolderShelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = source.size
+    monkeypatch.setattr(source, "size", lambda name: 2**50 if name.startswith("bundles/") else size(name))
+    with pytest.raises(TrustError) as raised:
+        mirror(source, FolderShelf(tmp_path / "stick"))
+    assert raised.value.code == "trust.endless_data"
+
+
+@pytest.mark.parametrize(
+    "signed", ['{"meta": 7}', "{}", '{"meta": {"snapshot.json": {}}}', "[" * 100_000, '{"meta": {"snapshot.json": []}}']
+)
+def test_a_source_whose_metadata_is_none_is_refused_in_words(tmp_path: Path, signed: str) -> None:
+    evil = FolderShelf(tmp_path / "evil")
+    evil.write("metadata/timestamp.json", (f'{{"signed": {signed}}}'.encode(),))
+    with pytest.raises(TrustError) as raised:
+        mirror(evil, FolderShelf(tmp_path / "stick"))
+    assert raised.value.code == "trust.malformed"
 
 
 def test_an_older_source_replaces_no_newer_copy(
