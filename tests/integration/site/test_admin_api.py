@@ -16,7 +16,14 @@ import pytest
 from pcm.content.objects import pack
 from pcm.protocol.admin import ClientDetail, ClientView, KeysStatus, MetadataUpload, Page, TargetFile, Why
 from pcm.protocol.admin_jobs import GroupView, JobDetail, JobPlan, JobView
-from pcm.protocol.admin_packages import PackageDetail, PackageView, PublicationAnswer, TeamView, VersionDetail
+from pcm.protocol.admin_packages import (
+    BATCH_HEADER,
+    PackageDetail,
+    PackageView,
+    PublicationAnswer,
+    TeamView,
+    VersionDetail,
+)
 from pcm.protocol.enrolment import ClientConfiguration
 from pcm.protocol.policy import SitePolicy, write_policy
 from pcm.testing.small_site import TEAM, make_package
@@ -46,6 +53,21 @@ def test_an_object_is_missing_then_there(served: Served) -> None:
     assert served.call("POST", "/objects/missing", {"sha256": [sha256]}).json() == {"missing": []}
     fetched = served.http.get(f"{served.url}/distribution/objects/{sha256[:2]}/{sha256}.zst")
     assert fetched.content == packed(CONTENT)
+
+
+def test_uploads_leave_the_last_of_the_disk_to_the_site_itself(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may upload must not be able to end the site's own records by it; what is refused can come later."""
+    content = b"where there is little room " * 100
+    sha256, body = hashlib.sha256(content).hexdigest(), packed(content)
+    with monkeypatch.context() as patched:
+        patched.setattr("pcm.site.api.objects.RESERVE_BYTES", 2**60)
+        answer = upload(served, sha256, body)
+        assert (answer.status_code, answer.json()["code"]) == (507, "store.disk_full")
+        together = bytes.fromhex(sha256) + len(body).to_bytes(BATCH_HEADER - 32, "big") + body
+        answer = served.call("POST", "/objects", together)
+        assert (answer.status_code, answer.json()["code"]) == (507, "store.disk_full")
+        assert served.call("POST", "/objects/missing", {"sha256": [sha256]}).json() == {"missing": [sha256]}
+    assert upload(served, sha256, body).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ folder; `site.delivery` brings them to the other distribution servers.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from queue import SimpleQueue
 
 import zstandard
@@ -16,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from pcm.content.object_store import MOST_SMALL
 from pcm.content.objects import largest_packed
-from pcm.model.errors import PcmError, RequestError, TrustError
+from pcm.model.errors import PcmError, RequestError, Retry, StoreError, TrustError
 from pcm.protocol.admin import MAX_OBJECT_BYTES
 from pcm.protocol.admin_packages import (
     BATCH_HEADER,
@@ -36,6 +38,7 @@ _HEADER = 18  # the longest zstd frame header (RFC 8878, section 3.1.1.1)
 _BLOCK = 2**20  # pieces are joined to so much before a thread gets them
 _AHEAD = 4  # of them wait for the thread
 _TOGETHER = 16 * 2**20  # bytes of small objects that reach the disk together
+RESERVE_BYTES = 512 * 2**20  # of home's disk that no upload takes: the site's own records go on
 
 
 def missing(call: Call) -> Reply:
@@ -78,7 +81,7 @@ class Upload:
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         await authorise(self._site, scope, self._method, self._path)
         loop = asyncio.get_running_loop()
-        body = _Body(loop)
+        body = _Body(loop, self._site.home.root)
         pump = asyncio.create_task(body.pump(receive))
         try:
             return write_reply(Reply(await loop.run_in_executor(self._threads, self._store, self._site, scope, body)))
@@ -146,8 +149,9 @@ def _number(text: str) -> int:
 class _Body:
     """A request's body: taken in by the event loop, ahead of a thread that works through it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, home: Path) -> None:
         self._loop = loop
+        self._home = home
         self._ready: SimpleQueue[bytes | PcmError | None] = SimpleQueue()
         self._room = asyncio.Semaphore(_AHEAD)
         self._ended = False
@@ -202,10 +206,26 @@ class _Body:
             self._ended = True
             raise piece
         self._loop.call_soon_threadsafe(self._room.release)
+        check_room(self._home)
         self._came += len(piece)
         if self._came > self.limit:
             raise TrustError("An upload is longer than its object can be.", code="trust.endless_data")
         return piece
+
+
+def check_room(home: Path) -> None:
+    """Raise StoreError `store.disk_full` where an upload would take the last of the disk."""
+    try:
+        disk = os.statvfs(home)
+    except FileNotFoundError:
+        return  # it is made with what comes
+    if disk.f_bavail * disk.f_frsize < RESERVE_BYTES:
+        raise StoreError(
+            f"Less than {RESERVE_BYTES} bytes are free at the site for {home}: it takes no uploads until there is more. "
+            "See `pcm content gc`.",
+            code="store.disk_full",
+            retry=Retry.LATER,
+        )
 
 
 async def _receive_in_time(receive: Receive) -> tuple[bytes, bool]:
