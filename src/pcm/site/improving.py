@@ -165,6 +165,12 @@ class Improver:
     def carry_out(self, row: AnyRow) -> None:
         """Have one row carried out, and wait for the end."""
         order = begin(self._site, row)
+        try:
+            self._have_made(row, order)
+        except OSError as error:  # no process can be had now: no reason for the site to end
+            fail(self._site, row, "machine.failed", f"Its process cannot be started: {error.strerror}.")
+
+    def _have_made(self, row: AnyRow, order: ImprovingOrder) -> None:
         hours = self._site.configuration.content.improve.hours_at_most
         with subprocess.Popen(
             [sys.executable, "-I", "-m", "pcm.site.improving_order"],
@@ -202,9 +208,9 @@ class Improver:
     def _run(self) -> None:
         finished = False
         try:
-            take_up(self._site)
             while not self._stopping.is_set():
                 try:
+                    take_up(self._site)  # also what the database did not take the end of
                     plan(self._site)
                     row = next_one(self._site)
                     if row is not None:

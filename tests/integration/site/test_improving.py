@@ -1,5 +1,6 @@
 """What is made smaller in the background: a row for each version, a process of its own, and results on every server."""
 
+import errno
 import os
 import random
 import signal
@@ -9,11 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
 from pcm.distribution.shelf import FolderShelf
+from pcm.model.errors import StoreError
 from pcm.site import content_views, delivery, improving
 from pcm.site.authority import Site, open_site
 from pcm.site.db.tables_content import improvements
@@ -97,6 +100,45 @@ def test_a_process_that_is_killed_is_a_row_that_is_tried_again(small: SmallSite,
         assert rows(again) == {1: "done"}
     finally:
         again.close()
+
+
+def test_a_machine_that_gives_no_process_costs_an_attempt_and_not_the_site(
+    small: SmallSite, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(small, site, 1, 10)
+    improving.plan(site)
+    row = improving.next_one(site)
+    assert row is not None
+
+    def refused(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("pcm.site.improving.subprocess.Popen", refused)
+    improving.Improver(site, lambda: None).carry_out(row)
+    assert rows(site) == {1: "failed"}
+
+
+def test_an_end_that_the_database_did_not_take_is_no_row_for_ever(
+    small: SmallSite, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(small, site, 1, 10)
+    finish = improving.finish
+    failures = [StoreError("The database is away.", code="store.busy")]
+
+    def finish_later(*told: Any) -> None:
+        if failures:
+            raise failures.pop()
+        finish(*told)
+
+    monkeypatch.setattr(improving, "finish", finish_later)
+    monkeypatch.setattr(improving, "_LOOK_S", 0.1)
+    improver = improving.Improver(site, lambda: None)
+    improver.start()
+    deadline = time.monotonic() + 60
+    while rows(site) != {1: "done"} and time.monotonic() < deadline:
+        time.sleep(0.1)
+    improver.stop()
+    assert rows(site) == {1: "done"}
 
 
 def _kill_child() -> None:
