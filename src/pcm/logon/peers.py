@@ -70,12 +70,11 @@ class PeerBook:
         self._expire(now)
         places = read_places(query, source)
         self._remove(client_id)
-        found = {
-            peer.address: peer
-            for place in places
-            for other, peer in self._places.get(place, {}).items()
-            if other != client_id
-        }
+        found: dict[str, PeerAddress] = {}
+        for others in [self._places[place] for place in places if place in self._places]:
+            # a few of them first: a whole site may be one subnet, and all of it may ask at once
+            for other in self._chance.sample(list(others), min(len(others), MOST_PEERS)):
+                found[others[other].address] = others[other]
         self._entries[client_id] = _Entry(places, source, now)
         for place, peer in places.items():
             self._places.setdefault(place, {})[client_id] = peer

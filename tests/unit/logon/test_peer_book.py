@@ -1,6 +1,7 @@
 """Who learns of whom: clients of one subnet, of one place, and nothing but address and port."""
 
 import random
+import time
 
 import msgspec
 import pytest
@@ -67,6 +68,22 @@ def test_at_most_64_are_told_and_not_always_the_same() -> None:
     first, second = (ask(known, "client0", "10.0.0.1-24") for _ in range(2))
     assert len(first) == len(second) == MOST_PEERS
     assert first != second
+
+
+def test_a_subnet_of_a_hundred_thousand_costs_a_question_next_to_nothing() -> None:
+    """All of them may ask at once, and the logon server has one processor for it."""
+    known = book()
+    everybody = {
+        str(number): PeerAddress(f"10.{1 + (number >> 16)}.{number >> 8 & 255}.{number & 255}", 8441)
+        for number in range(100_000)
+    }
+    ask(known, "first", "10.0.0.1-8")
+    [place] = known._places
+    known._places[place].update(everybody)
+    began = time.process_time()
+    for number in range(20):
+        assert len(ask(known, "asks", f"10.0.1.{number}-8")) == MOST_PEERS
+    assert time.process_time() - began < 0.2
 
 
 def test_a_day_without_a_poll_and_it_is_forgotten_a_poll_from_elsewhere_and_at_once() -> None:
