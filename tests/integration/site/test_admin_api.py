@@ -1,5 +1,6 @@
 """The admin API over HTTP: uploads, publications, groups, jobs, ceremonies, and every kind of bad input."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -124,6 +125,25 @@ def test_an_upload_that_breaks_off_leaves_nothing(served: Served) -> None:
         )
         connection.sendall(head.encode() + body[:10])
     assert served.call("POST", "/objects/missing", {"sha256": [sha256]}).json() == {"missing": [sha256]}
+
+
+def test_uploads_that_stand_still_keep_only_their_own_token_waiting(served: Served) -> None:
+    made = served.call("POST", "/api-tokens", {"name": "build", "role": "packager"}).json()["token"]
+    content = b"from another packager"
+    sha256, body = hashlib.sha256(content).hexdigest(), packed(content)
+    host, port = served.url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as held:
+        for number in range(6):
+            connection = held.enter_context(socket.create_connection((host, int(port))))
+            head = (
+                f"PUT /v1/objects/{number:064x} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {made}\r\n"
+                "content-length: 1000\r\n\r\n"
+            )
+            connection.sendall(head.encode())
+        time.sleep(0.5)
+        began = time.monotonic()
+        assert upload(served, sha256, body).status_code == 200
+        assert time.monotonic() - began < 10
 
 
 # --- packages, jobs ----------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from pcm.site.authority import Site
 
 PIECE_S = 30.0
 MOST_UPLOADS = 4  # at once; the others wait
+MOST_OF_ONE = 2  # of them with one token: whoever has a slow line, or stands still on purpose, leaves room for others
 _HEADER = 18  # the longest zstd frame header (RFC 8878, section 3.1.1.1)
 _BLOCK = 2**20  # pieces are joined to so much before a thread gets them
 _AHEAD = 4  # of them wait for the thread
@@ -73,20 +74,23 @@ class Upload:
         self._store = store
         # an upload keeps its thread while its bytes come: slow ones must not keep the threads that all else needs
         self._threads = ThreadPoolExecutor(MOST_UPLOADS, thread_name_prefix="upload")
+        self._turns: dict[str, asyncio.Semaphore] = {}  # by token: there are as many as administrators have made
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one upload."""
         await answer_with(self._answer, scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
-        await authorise(self._site, scope, self._method, self._path)
+        actor = await authorise(self._site, scope, self._method, self._path)
         loop = asyncio.get_running_loop()
-        body = _Body(loop, self._site.home.root)
-        pump = asyncio.create_task(body.pump(receive))
-        try:
-            return write_reply(Reply(await loop.run_in_executor(self._threads, self._store, self._site, scope, body)))
-        finally:
-            pump.cancel()
+        async with self._turns.setdefault(actor.token, asyncio.Semaphore(MOST_OF_ONE)):
+            body = _Body(loop, self._site.home.root)
+            pump = asyncio.create_task(body.pump(receive))
+            try:
+                stored = await loop.run_in_executor(self._threads, self._store, self._site, scope, body)
+            finally:
+                pump.cancel()
+        return write_reply(Reply(stored))
 
 
 def store_one(site: Site, scope: Scope, body: "_Body") -> ObjectStored:
