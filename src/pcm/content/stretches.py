@@ -13,7 +13,7 @@ from pcm.content.carrying import Carrier, Complaint
 from pcm.content.parts import Parts
 from pcm.content.tally import Tally
 from pcm.content.ways import Choice, Range
-from pcm.model.errors import TransferError
+from pcm.model.errors import PcmError, TransferError, TrustError
 
 GAINED_BYTES = 64 * 1024  # whoever broke off after so many may be asked again
 
@@ -97,7 +97,7 @@ class Stretches:
 
     def _attempt(
         self, span: Range, bundle: KnownBundle, source: str, on_progress: Callable[[int], None]
-    ) -> tuple[TransferError | None, int]:
+    ) -> tuple[PcmError | None, int]:
         """Ask one source; what it did wrong, and how many bytes it gave."""
         self._tally.works(bundle.way, source)
         with self._parts.open(bundle.path, span.start) as part:
@@ -111,12 +111,12 @@ class Stretches:
                 part.sync()
                 on_progress(end)
 
-            error: TransferError | None = None
+            error: PcmError | None = None
             try:
                 self._carrier.fetch_range(source, bundle.path, part, span.end, look)
                 if part.end < span.end:
                     error = TransferError(f"{source}: a bundle ends too early.", code="transfer.truncated")
-            except TransferError as failed:
+            except (TransferError, TrustError) as failed:  # or an answer that cannot be: one without an end, say
                 error = failed
             self._tally.moved(bundle.way, source, max(0, part.end - counted))
             if part.end > before:

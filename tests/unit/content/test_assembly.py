@@ -17,7 +17,7 @@ from pcm.content.bundles import Version
 from pcm.content.carrying import FetchProgress
 from pcm.content.client_store import ClientStore
 from pcm.content.objects import object_path
-from pcm.content.parts import Parts
+from pcm.content.parts import Part, Parts
 from pcm.content.ways import Link
 from pcm.model.errors import PcmError, StoreError, TransferError, TrustError
 from pcm.model.package import PackageFile
@@ -351,6 +351,30 @@ def test_a_bad_bundle_costs_another_try_and_names_its_source(update: Case, bad: 
             "trust.endless_data",
             "transfer.truncated",
         }
+
+
+@pytest.mark.parametrize("code", ["trust.endless_data", "trust.content"])
+def test_an_answer_that_cannot_be_costs_its_source_and_not_the_fetch(tmp_path: Path, code: str) -> None:
+    """A stretch of a bundle that goes on and on, say: the next server gives it."""
+    chance = random.Random(7)
+    old = [chance.randbytes(1000) for _ in range(400)]
+    new = [chance.randbytes(1000) if number % 3 == 0 else each for number, each in enumerate(old)]
+    update = Case(tmp_path, {"large": b"".join(old)}, {"large": b"".join(new)})
+    sources = Sources(update.holds, bad=honest, b=honest)
+    fetch_range = sources.fetch_range
+
+    def endless(source: str, path: str, part: Part, end: int, on_progress: Callable[[], None] = lambda: None) -> None:
+        if source != "bad" or part.end == 0:
+            fetch_range(source, path, part, end, on_progress)
+            return
+        os.write(part.descriptor, b"wrong" * 10)
+        raise TrustError("bad: sent more than it may", code=code)
+
+    sources.fetch_range = endless  # type: ignore[method-assign]
+    brought = update.bring(sources)
+    update.check()
+    assert ("bad", code) in {(each.source, each.code) for each in brought.complaints}
+    assert {each.way for each in brought.traffic if each.source == "b" and each.bytes} == {"patch"}
 
 
 def test_when_every_bundle_lies_the_whole_files_come(update: Case) -> None:
