@@ -5,6 +5,7 @@ distribution servers when `delivery` has brought them the content; logon folders
 `compile` writes each client's own files. Everything here may be done twice, or be interrupted.
 """
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from pcm.content.objects import object_path
 from pcm.distribution.folder import TIMESTAMP, publishing_order
 from pcm.distribution.shelf import pieces_from
+from pcm.model.errors import RequestError, TrustError
 from pcm.protocol.admin import ServerView
 from pcm.site import audit, catalogue, repository
 from pcm.site.authority import Site
@@ -37,8 +39,9 @@ def publish_unwritten(site: Site) -> bool:
     Raises:
         StoreError: the folder cannot be written. What is there is valid; the rest follows at the next tick.
     """
+    anew = site.home.read(TIMESTAMP) is None  # what names only some of what is in force must not stand there alone
     with site.database.read() as connection:
-        files, written = repository.files_to_write(connection)
+        files, written = repository.files_to_write(connection, everything=anew)
     if not files:
         return False
     with site.content_turn:  # a clean-up that is about to remove one of these names sees that it is young
@@ -197,7 +200,8 @@ def _fetch_objects(site: Site) -> None:
             continue
         for name in server.shelf.sizes([object_path(sha256) for sha256 in lacking]):
             sha256 = name[-68:-4]
-            site.home.objects.put(sha256, lengths[sha256], pieces_from(server.shelf.open(name)))
+            with contextlib.suppress(TrustError, RequestError):  # damaged there, or gone: others may have it
+                site.home.objects.put(sha256, lengths[sha256], pieces_from(server.shelf.open(name)))
 
 
 def store_servers(connection: Connection, listed: Iterable[ServerView]) -> None:

@@ -48,8 +48,14 @@ class Rounds:
         site = self._site
         projection.take_up_servers(site)
         projection.write_roots(site)
-        projection.fill_home(site)
-        projection.publish_unwritten(site)
+        try:
+            projection.fill_home(site)
+            projection.publish_unwritten(site)
+        except PcmError as error:
+            if error.code not in ("conflict", "store.away"):
+                raise
+            # content is nowhere, or not to be had now: it can only be uploaded again to a site that serves
+            _log.warning("home is not complete: %s (%s)", error.message, error.code)
         delivery.plan(site)
         projection.find_missing_clients(site)
 

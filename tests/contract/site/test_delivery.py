@@ -2,6 +2,7 @@
 
 import errno
 import io
+import shutil
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,7 +19,9 @@ from pcm.site.authority import open_site
 from pcm.site.db.tables import AnyRow
 from pcm.site.db.tables_content import deliveries, distribution_states
 from pcm.site.db.tables_packages import package_versions
-from pcm.testing.small_site import TEAM, make_package
+from pcm.site.intake import Intake
+from pcm.site.rounds import Rounds
+from pcm.testing.small_site import TEAM, make_package, put_object
 from tests.contract.site.conftest import Office
 from tests.contract.site.test_packages import look
 
@@ -256,3 +259,20 @@ def test_rows_of_a_server_that_is_no_more_go(office: Office) -> None:
         content_views.server(connection, office.site, "share")
     with office.site.database.read() as connection:
         assert not repository.has_unwritten(connection)
+
+
+def test_a_home_that_was_lost_with_content_that_is_nowhere_lets_the_site_begin_and_be_given_it(office: Office) -> None:
+    publish(office)
+    shutil.rmtree(office.site.home.root)
+    bad, *_ = [each.name for each in office.site.servers[1].shelf.list("objects/")]
+    (share(office) / bad).write_bytes(b"damaged")
+    rounds = Rounds(office.site, Intake(office.site), lambda: None)
+    rounds.prepare()
+    assert office.site.home.read("metadata/timestamp.json") is None  # nothing is named that is not there
+    rounds.tick()
+    assert office.site.home.read("metadata/timestamp.json") is None
+    for content in CONTENTS.values():
+        put_object(office.site, content)
+    rounds.tick()
+    assert office.site.home.read("metadata/timestamp.json") is not None
+    assert len(list(office.site.home.root.glob("targets/packages/*/tool/1.0/*"))) == 1
