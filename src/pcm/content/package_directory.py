@@ -101,7 +101,7 @@ def scan(
             f"{directory} has {len(found)} files; a package carries at most {MAX_FILES}. Pack some together.",
             code="request.too_many_files",
         )
-    check_paths(path for path, _ in found)
+    check_paths((path for path, _ in found), folding=False)  # the package says later for which systems it is
     counter = _Counter(len(found), sum(length for _, length in found), on_progress)
     return tuple(_hash_all(directory, found, counter, memory or Forgetful()))
 

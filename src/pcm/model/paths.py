@@ -69,16 +69,21 @@ def _component_problem(component: str) -> str | None:
     return None
 
 
-def check_paths(paths: Iterable[str]) -> None:
-    """Check each path, and that no two are the same on a case-folding file system, or one the folder of another.
+def check_paths(paths: Iterable[str], *, folding: bool = True) -> None:
+    """Check each path, and that no two are the same file, or one the folder of another.
+
+    Args:
+        folding: Also for file systems on which `a` and `A` are the same name: those of Windows. Software for Linux alone may
+            tell them apart, and some does (a kernel has `xt_DSCP.ko` and `xt_dscp.ko`).
 
     Raises:
         RequestError: `request.path`, naming both paths of a collision.
     """
+    fold = _fold if folding else str
     seen: dict[str, str] = {}
     for path in paths:
         check_relative_path(path)
-        folded = _fold(path)
+        folded = fold(path)
         if folded in seen:
             raise RequestError(
                 f"paths {seen[folded]!r} and {path!r} are the same file on Windows.", code="request.path"
@@ -89,7 +94,7 @@ def check_paths(paths: Iterable[str]) -> None:
         parts = path.split("/")[:-1]
         for length in range(1, len(parts) + 1):
             folder = "/".join(parts[:length])
-            folded = _fold(folder)
+            folded = fold(folder)
             if folded in seen:
                 raise RequestError(f"path {seen[folded]!r} is a file and, for {path!r}, a folder.", code="request.path")
             if folders.setdefault(folded, folder) != folder:

@@ -67,6 +67,16 @@ def test_paths_that_collide_on_windows_are_refused(paths: list[str], why: str) -
         check_paths(paths)
 
 
+def test_software_for_linux_alone_may_tell_upper_and_lower_case_apart() -> None:
+    check_paths(["net/xt_DSCP.ko", "net/xt_dscp.ko", "Lib/a", "lib/b"], folding=False)
+
+
+@pytest.mark.parametrize("paths", [["a", "a"], ["bin", "bin/tool"], ["../a"], ["a/con"]])
+def test_everything_else_is_refused_there_too(paths: list[str]) -> None:
+    with pytest.raises(RequestError):
+        check_paths(paths, folding=False)
+
+
 def test_one_hundred_thousand_paths_in_a_tree_pass() -> None:
     check_paths(f"d{i % 100}/e{i % 1000}/f{i}" for i in range(20_000))
 
