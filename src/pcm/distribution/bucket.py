@@ -1,7 +1,8 @@
 """A distribution server's files in a bucket, over S3: written by the site, read by clients as plain files over https.
 
-Serves step 2, as another `shelf`. All of S3 is `boto3`'s work; what this adds is our names and our errors. Nothing is ever
-half there: an object of a bucket appears when it is whole.
+Serves step 2, as another `shelf`. All of S3 is the work of `botocore` and `s3transfer`; what this adds is our names and our
+errors. Nothing is ever half there: an object of a bucket appears when it is whole. (`boto3`, which stands on both, is left out:
+where it is installed, `securesystemslib` loads it into every process that signs or verifies.)
 """
 
 import io
@@ -32,7 +33,7 @@ class BucketShelf:
         name: The bucket's.
         prefix: Below which all files lie; "" for all of the bucket.
         endpoint: The server's URL; None: the cloud's own.
-        key: None: found as boto3 finds it (environment, machine's role).
+        key: None: found as botocore finds it (environment, machine's role).
 
     Raises:
         MachineError: `machine.missing_library`.
@@ -106,11 +107,11 @@ class BucketShelf:
             "CacheControl": "no-cache" if changing else "public, max-age=31536000, immutable",
         }
         source = cast("BinaryIO", io.BufferedReader(_Pieces(pieces), PIECE))
-        from boto3.s3.transfer import TransferConfig  # noqa: PLC0415 - an optional library
+        from s3transfer.manager import TransferConfig, TransferManager  # noqa: PLC0415 - an optional library
 
-        parts = TransferConfig(multipart_threshold=_PART, multipart_chunksize=_PART, max_concurrency=2)
-        with _Mapped(self.title):
-            self._client.upload_fileobj(source, self._bucket, self._prefix + name, ExtraArgs=headers, Config=parts)
+        parts = TransferConfig(multipart_threshold=_PART, multipart_chunksize=_PART, max_request_concurrency=2)
+        with _Mapped(self.title), TransferManager(self._client, parts) as transfers:
+            transfers.upload(source, self._bucket, self._prefix + name, extra_args=headers).result()
 
     def write_many(self, files: Mapping[str, bytes]) -> None:
         """See `Shelf.write_many`. Several at a time."""
@@ -180,7 +181,7 @@ class _Reader:
 
 
 class _Mapped:
-    """The one place where boto3's errors become ours."""
+    """The one place where foreign errors become ours."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -191,8 +192,8 @@ class _Mapped:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is None:
             return
-        from boto3.exceptions import Boto3Error  # noqa: PLC0415 - an optional library
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - an optional library
+        from s3transfer.exceptions import TransferNotDoneError  # noqa: PLC0415
 
         if isinstance(error, ClientError):
             told = error.response.get("Error", {})
@@ -203,7 +204,7 @@ class _Mapped:
                 code=code,
                 retry=Retry.LATER,
             ) from error
-        if isinstance(error, (BotoCoreError, Boto3Error)):
+        if isinstance(error, (BotoCoreError, TransferNotDoneError)):
             raise StoreError(
                 f"{self._title} cannot be reached: {str(error)[:200]}", code="store.away", retry=Retry.LATER
             ) from error
@@ -211,11 +212,13 @@ class _Mapped:
 
 def _connect(endpoint: str | None, region: str, key: BucketKey | None) -> Any:
     try:
-        import boto3  # noqa: PLC0415 - an optional library
+        import s3transfer  # noqa: F401, PLC0415 - an optional library
         from botocore.config import Config  # noqa: PLC0415
+        from botocore.session import Session  # noqa: PLC0415
     except ImportError:
         raise MachineError(
-            "Buckets need the library boto3: install package-command-manager[s3].", code="machine.missing_library"
+            "Buckets need the libraries botocore and s3transfer: install package-command-manager[s3].",
+            code="machine.missing_library",
         ) from None
     settings = Config(
         connect_timeout=10,
@@ -226,7 +229,7 @@ def _connect(endpoint: str | None, region: str, key: BucketKey | None) -> Any:
         response_checksum_validation="when_required",
     )
     secret = {} if key is None else {"aws_access_key_id": key.id, "aws_secret_access_key": key.secret}
-    return boto3.session.Session().client("s3", endpoint_url=endpoint, region_name=region, config=settings, **secret)
+    return Session().create_client("s3", endpoint_url=endpoint, region_name=region, config=settings, **secret)
 
 
 def _status(error: Any) -> int:
