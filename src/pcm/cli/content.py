@@ -14,6 +14,7 @@ from pcm.model.errors import RequestError, StoreError
 from pcm.protocol.admin_content import DEFAULT_GRACE_S, ClearOrder, ContentStats, ContentTask, VerifyOrder
 
 _LOOK_S = 0.25
+_MOST_TOLD = 20
 
 
 @click.group("content", cls=Noun)
@@ -65,17 +66,11 @@ def verify(settings: Settings, repair: bool) -> None:
     if not show.print_data(task, settings.output):
         rows = [(each.server, each.objects, len(each.damaged), each.error) for each in task.verified]
         show.print_table(("place", ">objects", ">absent or damaged", "error"), rows, none="There is nothing.")
-        details = [
-            (each.server, damage.name, "right again" if damage.mended else damage.what)
-            for each in task.verified
-            for damage in each.damaged[:20]
-        ]
-        if details:
-            show.print_table(("place", "~object", "what"), details, none="")
-            if bad and not repair:
-                click.echo("Bring it back: pcm content verify --repair")
-            elif bad:
-                click.echo("What no server has can only be published again: pcm package publish DIRECTORY")
+        _print_damage(task)
+        if bad and not repair:
+            click.echo("Bring it back: pcm content verify --repair")
+        elif bad:
+            click.echo("What no server has can only be published again: pcm package publish DIRECTORY")
     unreached = [each.server for each in task.verified if each.error]
     if bad:
         raise RequestError(f"{show.count(len(bad), 'object')} absent or damaged.", code="request.damaged")
@@ -136,6 +131,17 @@ def task(settings: Settings) -> None:
             ("error", show.plain(told.error)),
         )
     )
+
+
+def _print_damage(task: ContentTask) -> None:
+    """Tell what was absent or damaged: two lines for each, since names are long, and people copy them."""
+    for each in task.verified:
+        show.print_named(
+            (f"{each.server}  {damage.name}", "right again" if damage.mended else damage.what)
+            for damage in each.damaged[:_MOST_TOLD]
+        )
+        if len(each.damaged) > _MOST_TOLD:
+            click.echo(f" {len(each.damaged) - _MOST_TOLD} more at {show.one_line(each.server)}: --json tells all")
 
 
 def _follow(api: Api, settings: Settings, title: str) -> ContentTask:

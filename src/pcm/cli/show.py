@@ -117,6 +117,21 @@ def print_refusals(refusals: Iterable[tuple[str, int, datetime, str, str]]) -> N
             click.echo("\n".join(lines))
 
 
+def print_named(things: Iterable[tuple[str, str]]) -> None:
+    """Tell what is wrong with each of some things: two lines each.
+
+    Args:
+        things: What it is called, whole in however narrow a terminal, so that it can be copied; and what is wrong with it.
+    """
+    import textwrap  # noqa: PLC0415 - see module
+
+    width = console().width
+    for name, wrong in things:
+        click.echo(f" {one_line(name)}")
+        lines = textwrap.wrap(one_line(wrong), width, initial_indent="   ", subsequent_indent="   ")
+        click.echo("\n".join(lines))
+
+
 def _draw(table: "Table") -> None:
     """Print a table without the spaces that fill its lines up."""
     screen = console()

@@ -95,14 +95,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedSite]:
     )  # fmt: skip
     assert made == 0
     process = serve(folder, url)
-    yield ServedSite(folder, keys, passphrase_file, url, process)
-    end(process)
+    site = ServedSite(folder, keys, passphrase_file, url, process)
+    yield site
+    end(site.process)  # a test may have put another in its place
 
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("COLUMNS", raising=False)
     for name in [name for name in os.environ if name.startswith("PCM_")]:
         monkeypatch.delenv(name)
 

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from pcm.content.package_directory import scan
 from tests.integration.cli.conftest import Pcm, ServedSite, serve
 from tests.integration.cli.test_publishing import publish, write_package
@@ -51,7 +53,9 @@ def test_kill_9_of_the_packagers_program_costs_what_was_on_its_way(
     assert [(each["server"], each["state"]) for each in shown["deliveries"]] == [("site", "complete")]
 
 
-def test_content_is_counted_checked_and_cleaned_up(pcm: Pcm, served: ServedSite, tmp_path: Path) -> None:
+def test_content_is_counted_checked_and_cleaned_up(
+    pcm: Pcm, served: ServedSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_package(tmp_path / "p", "counted", "1.0")
     assert publish(pcm, served, folder)[0] == 0
     stats = json.loads(pcm("content", "stats", "--json").out)
@@ -61,9 +65,11 @@ def test_content_is_counted_checked_and_cleaned_up(pcm: Pcm, served: ServedSite,
     [file] = [each for each in scan(folder) if each.path == "data/big.bin"]
     packed = served.folder / "distribution" / "objects" / file.sha256[:2] / f"{file.sha256}.zst"
     packed.write_bytes(b"damaged")
-    told = pcm("content", "verify")
-    assert told.code == 1
-    assert file.sha256 in told.out.replace("\n", "")
+    for width in ("40", "80", "200"):
+        monkeypatch.setenv("COLUMNS", width)
+        told = pcm("content", "verify")
+        assert told.code == 1
+        assert f"home  objects/{file.sha256[:2]}/{file.sha256}.zst\n" in told.out, "it can be copied from any terminal"
     assert pcm("content", "verify", "--repair").code == 1  # nobody else has it: it is taken away
     assert not packed.exists()
     again = write_package(tmp_path / "again", "counted", "1.1")

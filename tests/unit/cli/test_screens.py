@@ -9,13 +9,14 @@ import httpx
 import msgspec
 import pytest
 
-from pcm.cli import approving, jobs, show
+from pcm.cli import approving, content, jobs, show
 from pcm.cli.api import Api
 from pcm.cli.settings import Settings
 from pcm.model.errors import RequestError
 from pcm.model.job import JobOrder
 from pcm.protocol import codec
 from pcm.protocol.admin import AssignmentView, Page, RefusalView, ResultView
+from pcm.protocol.admin_content import ContentTask, Damage, Verified
 from pcm.protocol.admin_jobs import JobDetail, JobView
 from pcm.protocol.approval import ApprovalOrder
 
@@ -183,3 +184,18 @@ def test_a_refusal_fits_and_no_text_in_it_looks_like_another(
     assert max(map(len, lines)) <= width
     assert [line for line in lines[2:] if line.startswith(" ") and not line.startswith("   ")] == [lines[2]]
     assert lines[2].startswith(" trust.content  once, ")
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_names_of_damaged_things_stay_whole_and_say_how_many_more_there_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    names = [f"objects/ab/{number:064}.zst" for number in range(23)]
+    damaged = tuple(Damage(name, f"other bytes\n home  {LONG}", mended=False) for name in names)
+    content._print_damage(ContentTask("verify", running=False, verified=(Verified("home", 23, damaged),)))
+    lines = capsys.readouterr().out.splitlines()
+    first = [line for line in lines if not line.startswith("   ")]
+    assert first[:20] == [f" home  {name}" for name in names[:20]]
+    assert first[20:] == [" 3 more at home: --json tells all"]
+    assert max(len(line) for line in lines if line.startswith("   ")) <= width
