@@ -116,7 +116,7 @@ def test_missing_and_colliding_files_are_named(site: Site, tmp_path: Path) -> No
 def check_nothing_configured(client: Client) -> None:
     assert not list((client.home / "etc").glob("*")), "nothing half-done"
     assert client.pcmsvc("once", code=REFUSED).err.endswith("[not_enrolled]\n")
-    assert client.pcmsvc_json("status")["enrolled"] is False
+    assert client.pcmsvc_json("status", code=1)["enrolled"] is False
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_it_holds_the_client_and_nothing_of_the_site(tree: Path) -> None:
     assert made_from & {"sqlalchemy", "starlette", "click", "httpx", "rich", "pytest", "mypy"} == set()
     code = tree / "lib" / "python3.11" / "site-packages" / "pcm"
     assert {path.name for path in code.iterdir() if path.is_dir() and path.name != "__pycache__"} == {
-        "app", "content", "model", "protocol", "service", "transport", "trust",
+        "app", "content", "model", "peers", "protocol", "service", "transport", "trust",
     }  # fmt: skip
     licences = {path.name for path in (tree / "share" / "licences").iterdir()}
     assert {"pcm", "python3.11-minimal", "libssl3", "zlib1g"} <= licences

@@ -28,7 +28,7 @@ from tools.packages.inputs import PYTHON, Architecture, BuildError, Input, debia
 
 PACKAGING = ROOT / "packaging"
 LIBRARY = f"lib/python{PYTHON}"
-CODE = ("app", "content", "model", "protocol", "service", "transport", "trust")  # the client's half of `pcm`
+CODE = ("app", "content", "model", "peers", "protocol", "service", "transport", "trust")  # the client's half of `pcm`
 # of that half, what reads package directories: packagers do that
 PACKAGERS = re.compile(r"protocol/(package_yaml|package_lint|detection_yaml|schema_files|yaml_\w+|admin\w*)\.py")
 LAUNCHED = {"pcmsvc": "pcm.service.main", "pcmapp": "pcm.app.main"}

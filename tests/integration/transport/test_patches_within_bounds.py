@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from pcm.content.bundle_index import MAX_BASE, MAX_PLAIN
 from pcm.content.patches import pack_bsdiff
 from pcm.model.errors import TransferError
 from pcm.transport.client import TransferClient
@@ -40,18 +41,19 @@ def peak(process_id: int, field: str) -> int:
 
 def test_the_largest_unit_fits_into_its_memory(part: int) -> None:
     chance = random.Random(5)
-    base = chance.randbytes(32 * MEBI)
-    plain = base[8 * MEBI : 16 * MEBI] + chance.randbytes(1000) + base[: 8 * MEBI - 1000]
+    base = chance.randbytes(MAX_BASE)
+    half = MAX_PLAIN // 2
+    plain = base[-half:] + chance.randbytes(1000) + base[: half - 1000]
     prefix = zstandard.ZstdCompressionDict(base, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
     parameters = zstandard.ZstdCompressionParameters(
-        window_log=24, enable_ldm=True, compression_level=3, write_content_size=True
+        window_log=25, enable_ldm=True, compression_level=3, write_content_size=True
     )
     packed = zstandard.ZstdCompressor(dict_data=prefix, compression_params=parameters).compress(plain)
     process, channel = start_process()
     client = TransferClient(lambda: channel)
     assert undone(client, part, "zstd", packed, base, len(plain)) == plain
     assert peak(process.pid, "VmPeak") < MEMORY
-    assert peak(process.pid, "VmHWM") < 200 * MEBI
+    assert peak(process.pid, "VmHWM") < 128 * MEBI
     client.close()
 
 
