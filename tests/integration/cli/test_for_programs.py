@@ -3,14 +3,19 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 import pytest
 
 from pcm.cli.main import root, run
+from pcm.distribution.mirror import Mirrored
 from pcm.model.assignment import State
+from pcm.protocol.admin_content import ContentStats, ContentTask, DistributionDetail, DistributionView, Retried
 from pcm.protocol.report import Outcome
 from tests.integration.cli.conftest import Pcm, ServedSite
 from tests.integration.cli.test_orders import enrol, post_signed
@@ -46,6 +51,8 @@ def place(served: ServedSite, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run([str(a) for a in [*arguments, "--passphrase-file", served.passphrase_file]]) == 0
     return folder
 
+
+MIRROR = "distribution mirror {url}/distribution {0}/stick"
 
 # in this order: later calls build on earlier ones; {0}: the place, {keys}: offline keys and their passphrase
 CALLS = [
@@ -103,6 +110,15 @@ CALLS = [
     "client resume --all -y",
     "client accept-ledger pc-json -y",
     "client revoke pc-waits2 -y",
+    "content stats",
+    "content verify",
+    "content gc --dry-run",
+    "content gc -y",
+    "content task",
+    "distribution list",
+    "distribution show site",
+    "distribution retry site",
+    MIRROR,
     "audit",
     "token create t",
     "token create t2 --out {0}/t2",
@@ -114,11 +130,36 @@ CALLS = [
     "context remove lab -y",
 ]
 
+# what is in the documents of those that look after content: its type, and something that is true of it
+HELD: dict[str, tuple[Any, Callable[[Any], bool]]] = {
+    "content stats": (ContentStats, lambda told: told.versions >= 1 and told.objects >= 1),
+    "content verify": (ContentTask, lambda told: told.verified[0].objects >= 1 and not told.verified[0].damaged),
+    "content gc --dry-run": (ContentTask, lambda told: (told.kind, told.dry_run, told.running) == ("gc", True, False)),
+    "content gc -y": (
+        ContentTask,
+        lambda told: not told.dry_run and [each.server for each in told.cleared] == ["home"],
+    ),
+    "content task": (ContentTask, lambda told: told.kind == "gc" and not told.dry_run and told.ended is not None),
+    "distribution list": (list[DistributionView], lambda told: [each.name for each in told] == ["site"]),
+    "distribution show site": (
+        DistributionDetail,
+        lambda told: told.server.home and told.deliveries[0].package == "doc",
+    ),
+    "distribution retry site": (Retried, lambda told: told.rows >= 0),
+    MIRROR: (
+        dict[str, int],
+        lambda told: set(told) == set(Mirrored._fields) and told["copied"] > 0 and not told["removed"],
+    ),
+}
+
 
 def test_every_verb_writes_one_json_document(pcm: Pcm, served: ServedSite, place: Path) -> None:
     client = enrol(pcm, served, "pc-json")
     waits = enrol(pcm, served, "pc-waits2", token=False)
-    fill = {"keys": served.keys, "pass": served.passphrase_file, "site": served.folder, "fingerprint": waits.client_id}
+    fill = {
+        "keys": served.keys, "pass": served.passphrase_file, "site": served.folder, "url": served.url,
+        "fingerprint": waits.client_id,
+    }  # fmt: skip
     for ledger in ({"ledger_total": 1, "ledger_head": "a" * 64}, {}):  # it had one entry, and has none now
         post_signed(f"{served.url}/logon/reports", client.report("lab", **ledger), client)
     called = set()
@@ -127,6 +168,9 @@ def test_every_verb_writes_one_json_document(pcm: Pcm, served: ServedSite, place
         answer = pcm("--json", *arguments)
         assert answer.code == 0, (line, answer.out, answer.err)
         document = json.loads(answer.out)
+        if line in HELD:
+            kind, holds = HELD[line]
+            assert holds(msgspec.convert(document, kind)), (line, answer.out)
         if line.startswith("job create") and "id" in document:
             fill["job"] = document["id"]
         if line == "job cancel {job} -y" and document["counts"].get("cancelling"):
