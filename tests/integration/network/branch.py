@@ -22,6 +22,7 @@ from typing import Any
 from pcm.content.objects import object_path, pack
 from pcm.model.content_policy import ContentPolicy
 from pcm.model.package import PackageFile
+from pcm.peers.sharing import make_groups
 from pcm.protocol.manifest import Manifest
 from pcm.service.enrolment import install
 from pcm.service.identity import load_identity
@@ -135,9 +136,15 @@ class Branch:
         for process in ip("netns", "pids", self.computers[number].namespace).split():
             os.kill(int(process), signal.SIGKILL)
 
-    def lie(self, number: int, manners: str) -> None:
-        """Have something else listen where a client would serve its peers."""
-        self._run(self.computers[number].command(sys.executable, "-m", "tests.integration.network.lying_peer", manners))
+    def lie(self, number: int, manners: str, manifest: Manifest) -> None:
+        """Have something else listen where a client would serve its peers, that says it has a package's data.
+
+        Not the group with the script, which is shorter than what it gives: that is too long, whatever else is wrong with it.
+        """
+        groups = make_groups(manifest.files)
+        keys = [group.key for group in groups if all(file.path.startswith("data/") for file in group.files)]
+        command = (sys.executable, "-m", "tests.integration.network.lying_peer", manners, *keys)
+        self._run(self.computers[number].command(*command))
 
     def refusals(self, client: Client) -> list[tuple[str, str]]:
         """Code and source of what a client has refused."""

@@ -1,4 +1,7 @@
-"""A peer that says it has everything, and gives something else: `MANNERS`. Nothing of ours; it answers whoever connects."""
+"""A peer that says it has some groups of files of 2 MB, and gives something else: `MANNERS KEY...`.
+
+Nothing of ours; it answers whoever connects.
+"""
 
 import os
 import socket
@@ -10,18 +13,18 @@ PORT = 8441
 
 
 def main() -> None:
-    manners = sys.argv[1]
+    manners, keys = sys.argv[1], frozenset(sys.argv[2:])
     listener = socket.create_server(("0.0.0.0", PORT))
     while True:
         sock, _ = listener.accept()
-        threading.Thread(target=answer, args=(sock, manners), daemon=True).start()
+        threading.Thread(target=answer, args=(sock, manners, keys), daemon=True).start()
 
 
-def answer(sock: socket.socket, manners: str) -> None:
+def answer(sock: socket.socket, manners: str, keys: frozenset[str]) -> None:
     try:
         while head := read_head(sock):
             if head.startswith(b"POST"):
-                say_everything(sock, head, manners)
+                say_all(sock, head, manners, keys)
             else:
                 give(sock, manners)
     except OSError:
@@ -38,12 +41,14 @@ def read_head(sock: socket.socket) -> bytes:
     return data
 
 
-def say_everything(sock: socket.socket, head: bytes, manners: str) -> None:
+def say_all(sock: socket.socket, head: bytes, manners: str, keys: frozenset[str]) -> None:
     [length] = [int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")]
-    left = length
-    while left:
-        left -= len(sock.recv(left))
-    said = os.urandom(16 + length // 16) if manners == "nonsense" else b"L" * 16 + b"y\0" * (length // 32)
+    body = b""
+    while len(body) < length:
+        body += sock.recv(length - len(body))
+    asked = (body[at : at + 32].hex() for at in range(0, length, 32))
+    states = b"".join(b"y\0" if key in keys else b"n\0" for key in asked)
+    said = os.urandom(16 + length // 16) if manners == "nonsense" else b"L" * 16 + states
     sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(said) + said)
 
 

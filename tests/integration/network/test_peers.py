@@ -82,10 +82,10 @@ def test_one_that_is_killed_in_the_middle_costs_what_it_was_bringing(branch: Bra
     ],
 )
 def test_a_bad_peer_is_dropped_and_named_and_costs_a_retry(branch: Branch, manners: str, code: str) -> None:
-    manifest = branch.package([2 * MB] * 10)
+    manifest = branch.package([2 * MB] * 20)
     for _ in range(3):
         branch.client()
-    branch.lie(0, manners)
+    branch.lie(0, manners, manifest)
     branch.order(None)
     for number in range(3):
         branch.start(number)
