@@ -52,14 +52,19 @@ class Peer:
             self.keeper = subprocess.Popen(self.computer.command(*command), cwd=ROOT, stdout=log, stderr=log)
         stack.callback(self.keeper.wait)
         stack.callback(self.keeper.kill)
+        self.wait_until_it_serves()
+
+    def wait_until_it_serves(self) -> None:
         end = time.monotonic() + 15
         while True:
             try:
                 self.connect().close()
-                break
+                if self.process:
+                    return
             except OSError:
-                assert time.monotonic() < end, self.log.read_text()
-                time.sleep(0.05)
+                pass
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.05)
 
     def put(self, content: bytes) -> str:
         name = name_of(content)
@@ -387,19 +392,28 @@ def test_it_stops_with_the_orders_and_with_the_service(tmp_path: Path) -> None:
         (peer.runtime / ORDERS).unlink()
         wait_for_end(process)
         write_file(str(peer.runtime / ORDERS), Orders(PORT, 10**8, (64999, 64999), str(peer.store)).encode())
-        time.sleep(1.5)
+        peer.wait_until_it_serves()
         process = peer.process
         with peer.connect() as sock:
             assert ask(sock, name_of(SMALL))[0] == 200
         peer.keeper.send_signal(signal.SIGKILL)
-        wait_for_end(process)
+        wait_for_end(process, reaped=False)
 
 
-def wait_for_end(process: int) -> None:
+def wait_for_end(process: int, *, reaped: bool = True) -> None:
+    """Args: `reaped`: by its parent; who inherits it from a parent that was killed may take long, and it is no matter of ours."""
     end = time.monotonic() + 10
-    while Path(f"/proc/{process}").exists():
-        assert time.monotonic() < end, "the server is still there"
+    while (state := state_of(process)) and (reaped or state not in "ZX"):
+        assert time.monotonic() < end, f"the server is still there: {state}"
         time.sleep(0.05)
+
+
+def state_of(process: int) -> str:
+    """As proc(5) has it; empty if there is none."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def test_everybody_together_gets_no_more_than_the_rate(tmp_path: Path) -> None:
