@@ -5,6 +5,7 @@ namespace of its own: smbd ends its process group when it is told to end, and it
 """
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -66,8 +67,7 @@ def samba_server(more: str = "") -> Iterator[SambaServer]:
         _wait(port, server)
         yield SambaServer(share, f"smb://127.0.0.1:{port}/{SHARE}", folder / "log" / "log")
     finally:
-        server.send_signal(signal.SIGKILL)
-        server.wait()
+        _end(server)
         shutil.rmtree(folder)
 
 
@@ -100,6 +100,16 @@ def _configuration(folder: Path, port: int, more: str) -> str:
             "",
         )
     )
+
+
+def _end(server: "subprocess.Popen[bytes]") -> None:
+    """End all of it. The first process of its namespace goes last: until then the others still tidy up their folders."""
+    first = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    if first and server.poll() is None:
+        os.kill(int(first[0]), signal.SIGKILL)
+    else:
+        server.kill()
+    server.wait()
 
 
 def _wait(port: int, server: "subprocess.Popen[bytes]") -> None:
