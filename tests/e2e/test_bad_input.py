@@ -97,7 +97,7 @@ def test_missing_and_colliding_files_are_named(site: Site, tmp_path: Path) -> No
     made = directory(tmp_path, HEAD + RUN.replace("./setup", "./absent"))
     assert "absent" in site.pcm("package", "publish", made, code=REFUSED).err
     (tmp_path / "two").mkdir()
-    made = directory(tmp_path / "two", HEAD + RUN)
+    made = directory(tmp_path / "two", HEAD.replace("[linux-any]", "[linux-any, windows-any]") + RUN)
     (made / "Setup").write_text("other")
     collision = site.pcm("package", "publish", made, code=REFUSED).err
     assert "setup" in collision
