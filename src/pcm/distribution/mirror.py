@@ -6,9 +6,10 @@ timestamp last, so that a copy is right at every moment, whatever interrupts it.
 cannot make anything true.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -23,7 +24,11 @@ from pcm.protocol.manifest import MAX_BYTES, Manifest, read_manifest
 _MOST_METADATA = 64 * 2**20
 _MOST_ROOTS = 10_000
 _TOGETHER = 16 * 2**20
+_TIMES = 3
+_BROKEN_OFF = ("transfer.failed", "transfer.truncated")
 _OURS = ("objects/", "bundles/", "targets/", "metadata/")
+
+_Brought = TypeVar("_Brought")
 
 
 class Source(Protocol):
@@ -135,11 +140,10 @@ class _Copy:
         size = 0
         for name, (sha256, length) in todo.items():
             if length > MOST_SMALL:
-                self._target.write(
-                    name, self._counted(verified_as_it_passes(pieces_from(self._source.open(name)), sha256, length))
-                )
+                self._again(functools.partial(self._large, name, sha256, length))
             else:
-                batch[name] = b"".join(self._at_most(name, largest_packed(length)))
+                most = largest_packed(length)
+                batch[name] = self._again(functools.partial(self._whole, name, most))
                 verify_small(sha256, batch[name])
                 size += len(batch[name])
                 if size >= _TOGETHER or len(batch) >= 2000:
@@ -165,7 +169,7 @@ class _Copy:
             if self._target.size(name) == size:
                 self.kept += 1
                 continue
-            self._target.write(name, self._counted(self._at_most(name, size, least=size)))
+            self._again(functools.partial(self._bundle, name, size))
             self.copied += 1
             self._tell(name)
 
@@ -182,6 +186,28 @@ class _Copy:
         if batch:
             self._target.write_many(batch)
             self.copied_bytes += sum(map(len, batch.values()))
+
+    def _large(self, name: str, sha256: str, length: int) -> None:
+        pieces = pieces_from(self._source.open(name))
+        self._target.write(name, self._counted(verified_as_it_passes(pieces, sha256, length)))
+
+    def _whole(self, name: str, most: int) -> bytes:
+        return b"".join(self._at_most(name, most))
+
+    def _bundle(self, name: str, size: int) -> None:
+        self._target.write(name, self._counted(self._at_most(name, size, least=size)))
+
+    def _again(self, bring: Callable[[], _Brought]) -> _Brought:
+        """Bring a file, and once more if it broke off: so does one that its source packs again while it is read."""
+        for _ in range(_TIMES - 1):
+            before = self.copied_bytes
+            try:
+                return bring()
+            except TransferError as error:
+                if error.code not in _BROKEN_OFF:
+                    raise
+                self.copied_bytes = before
+        return bring()
 
     def _at_most(self, name: str, most: int, least: int = 0) -> Iterable[bytes]:
         came = 0

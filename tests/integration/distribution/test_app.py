@@ -1,15 +1,17 @@
 """The distribution server over real HTTP: immutable files, nothing beside them."""
 
+import asyncio
+import contextlib
 import hashlib
 import http.client
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from pcm.content.objects import object_path
-from pcm.distribution.app import create_app
+from pcm.distribution.app import DistributionApp, create_app
 from tests.asgi_server import served
 
 CONTENT = b"object" * 1000
@@ -124,3 +126,57 @@ def test_nothing_can_be_changed(server: Server, method: str) -> None:
 
 def test_it_says_that_it_lives(server: Server) -> None:
     assert server.ask("/healthz")[0] == 200
+
+
+def ask_while(root: Path, meanwhile: Callable[[], None], *headers: tuple[bytes, bytes]) -> tuple[dict[str, str], bytes]:
+    """Ask for the object; once the head is sent, something happens to it."""
+    told: dict[str, str] = {}
+    body = b""
+    scope = {
+        "type": "http", "method": "GET", "path": f"/{NAME}", "root_path": "", "headers": headers,
+        "asgi": {"spec_version": "2.4"},
+    }  # fmt: skip
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        nonlocal body
+        if message["type"] == "http.response.start":
+            told.update({name.decode(): value.decode() for name, value in message["headers"]})
+            meanwhile()
+        body += message.get("body", b"")
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.disconnect"}
+
+    asyncio.run(DistributionApp(root)(scope, receive, send))
+    return told, body
+
+
+def still_open(folder: Path) -> list[Path]:
+    found = []
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # other threads close theirs
+            found.append(each.readlink())
+    return [each for each in found if each.is_relative_to(folder)]
+
+
+@pytest.mark.parametrize("happens", ["packed again", "removed"])
+@pytest.mark.parametrize("first", [0, 1000])
+def test_what_is_being_read_stays_as_the_head_said_whatever_takes_its_place(
+    tmp_path: Path, happens: str, first: int
+) -> None:
+    path = tmp_path / NAME
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+
+    def meanwhile() -> None:
+        if happens == "removed":
+            path.unlink()
+            return
+        smaller = tmp_path / "smaller"
+        smaller.write_bytes(b"smaller")
+        smaller.replace(path)
+
+    headers, body = ask_while(tmp_path, meanwhile, *([(b"range", b"bytes=%d-" % first)] if first else []))
+    assert body == CONTENT[first:]
+    assert int(headers["content-length"]) == len(body)
+    assert not still_open(tmp_path)

@@ -23,7 +23,7 @@ from pcm.distribution.bucket import BucketKey, BucketShelf
 from pcm.distribution.mirror import mirror
 from pcm.distribution.shelf import FolderShelf, Shelf
 from pcm.distribution.web import WebSource
-from pcm.model.errors import RequestError, StoreError, TrustError
+from pcm.model.errors import RequestError, StoreError, TransferError, TrustError
 from pcm.site import content_views, delivery
 from pcm.site.authority import Site
 from pcm.site.distribution_servers import DistributionServer
@@ -328,3 +328,42 @@ def test_a_bucket_that_cannot_be_reached_or_opened_is_said_so(endpoint: str) -> 
     with pytest.raises(StoreError) as raised:
         nobody.size("a")
     assert raised.value.code == "store.away"
+
+
+class BreaksOff:
+    """A source whose objects break off some times, as one does that is packed again while it is read."""
+
+    def __init__(self, source: FolderShelf, times: int) -> None:
+        self._source, self._times = source, times
+        self._left: dict[str, int] = {}
+        self.title, self.read, self.size = source.title, source.read, source.size
+
+    def open(self, name: str) -> BinaryIO:
+        file = self._source.open(name)
+        if not name.startswith("objects/") or self._left.setdefault(name, self._times) == 0:
+            return file
+        self._left[name] -= 1
+        file.close()
+
+        class Broken(io.RawIOBase):
+            came = False
+
+            def readable(self) -> bool:
+                return True
+
+            def readinto(self, buffer: Any) -> int:
+                if self.came:
+                    raise TransferError("It broke off.", code="transfer.failed")
+                self.came = True
+                buffer[:4] = b"\x28\xb5\x2f\xfd"
+                return 4
+
+        return cast("BinaryIO", io.BufferedReader(Broken()))
+
+
+def test_objects_that_break_off_are_asked_for_again_but_not_for_ever(source: FolderShelf, tmp_path: Path) -> None:
+    mirror(BreaksOff(source, 2), FolderShelf(tmp_path / "copy"))
+    objects = {name: size for name, size in files(source).items() if name.startswith("objects/")}
+    assert objects.items() <= files(FolderShelf(tmp_path / "copy")).items()
+    with pytest.raises(TransferError):
+        mirror(BreaksOff(source, 3), FolderShelf(tmp_path / "other"))
